@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from . import _backends, _definitions
@@ -29,10 +30,6 @@ def define(
 ) -> Any:
     """The class of a loss, derived from `base`, see `Loss.define`; its name has been checked."""
     numbers = _definitions.options_of("params", params, ("self", "z", "t", "backend", "name"))
-    if len(numbers) > 1:
-        raise ValueError(
-            f"a loss must have one parameter at most; got {', '.join(numbers)}: make others constants of its functions"
-        )
     if targets == "labels":
         raise ValueError(
             "targets must be one of numbers, fractions, signs; got 'labels': a loss of class numbers looks at a row of"
@@ -50,14 +47,20 @@ def define(
                 spec = LossSpec(key, {param: option.default for param, option in numbers.items()})
                 _definitions.check_loss(name, spec, targets)
                 doc = inspect.getdoc(value) or f"{name}, a loss of the user."
-                _classes[key] = _make_class(base, name, key, numbers, doc)
+                variant = partial(
+                    definitions.define_loss, name, value, gradient, numbers, targets, link, check
+                ) if len(numbers) > 1 else None  # fmt: skip
+                _classes[key] = _make_class(base, name, key, numbers, doc, variant)
             except BaseException:
                 definitions.withdraw("loss", name, before)
                 raise
         return _classes[key]
 
 
-def _make_class(base: Any, name: str, key: str, params: Mapping[str, Option], doc: str) -> Any:
+def _make_class(
+    base: Any, name: str, key: str, params: Mapping[str, Option], doc: str, variant: Callable[..., str] | None
+) -> Any:
+    """The class; variant(values=) is the key of the row whose constants are these parameters, None: they are none."""
     kind = inspect.Parameter
     own = [kind(param, kind.POSITIONAL_OR_KEYWORD, default=option.default) for param, option in params.items()]
     backend = kind("backend", kind.KEYWORD_ONLY, default=_backends.DEFAULT)
@@ -67,6 +70,9 @@ def _make_class(base: Any, name: str, key: str, params: Mapping[str, Option], do
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         base.__init__(**bound.arguments)
+        if variant is not None:
+            with defined.lock:
+                self.spec = self.spec._replace(name=variant(values=self.spec.params))
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     members = {

@@ -87,8 +87,8 @@ class Loss:
             value: value(z, t), the loss of an output z and its target t, a Python function; the loss of a batch is the
                 mean over rows and outputs.
             gradient: gradient(z, t), its derivative by z.
-            params: at most one parameter, which both functions may take by its name: name -> default, or (default,
-                least, most). Other numbers are constants of the functions.
+            params: parameters, which both functions may take by their names: name -> default, or (default, least,
+                most). Kernels hand on a single one; where there are several, each set of values is compiled anew.
             targets: "numbers"; "fractions", from 0 to 1; or "signs", -1 and 1 (or 0 and 1, which mean the same), for
                 classes. Losses of class numbers look at whole rows, which no function of one output does.
             link: activation whose inverse `value` includes. If the last layer has it, z is what it is applied to: a
@@ -96,7 +96,7 @@ class Loss:
             check: False leaves out the comparison of `gradient` with finite differences of `value`.
 
         Returns:
-            The class, whose arguments are the parameter and `backend`; `compile` takes it, an object of it, or `name`.
+            The class, whose arguments are the parameters and `backend`; `compile` takes it, an object of it, or `name`.
 
         Raises:
             TypeError: an argument of the wrong kind.

@@ -42,12 +42,17 @@ TABLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def _add(kind: str, name: str, key: str) -> str:
-    """Put the rows of a formula into the tables, where they may be already; return the key."""
+def _add(kind: str, name: str, key: str, is_variant: bool = False) -> str:
+    """Put the rows of a formula into the tables, where they may be already; return the key.
+
+    is_variant: the name goes on to stand for another key.
+    """
     with defined.lock:
         for table, row in zip(TABLES[kind], _made[key], strict=True):
             table.setdefault(key, row)
-        defined.keys[kind][name], defined.names[key] = key, name
+        defined.names[key] = name
+        if not is_variant:
+            defined.keys[kind][name] = key
     return key
 
 
@@ -105,23 +110,28 @@ def define_loss(
     targets: str,
     link: str | None,
     check: bool = True,
+    values: Mapping[str, float] | None = None,
 ) -> str:
     """Add value(z, t) and gradient(z, t), its derivative by z, as a loss; return its key.
 
-    params: at most one, which both may take. link: a row of ACTIVATIONS. check: as for activations.
+    params: arguments that both may take. Kernels hand on one; of several, `values` are constants of the formula, a row
+    for each: None for the defaults. link: a row of ACTIVATIONS. check: as for activations.
     """
     sources = {"value": source_of("value", value), "gradient": source_of("gradient", gradient)}
-    elements, options = {"z": "z", "t": "t"}, dict.fromkeys(params, "a")
-    texts = {which: element_text(source, elements, options, "a") for which, source in sources.items()}
+    several, is_variant = len(params) > 1, values is not None
+    constants = values or {param: option.default for param, option in params.items()} if several else {}
+    handed_on: Mapping[str, Option] = {} if several else params
+    elements, options = {"z": "z", "t": "t"}, dict.fromkeys(handed_on, "a")
+    texts = {which: element_text(source, elements, options, "a", constants) for which, source in sources.items()}
     tag = writing.digest(texts["value"].scalar, texts["gradient"].scalar, targets, link, sorted(params.items()))
     key = f"{name}_{tag}"
     if key in _made:
-        return _add("loss", name, key)
+        return _add("loss", name, key, is_variant)
     scalar = {which: text.scalar_function(f"{name}_{which}_{tag}") for which, text in texts.items()}
-    default = next((option.default for option in params.values()), 0.0)
-    defaults = {param: option.default for param, option in params.items()}
+    default = next((option.default for option in handed_on.values()), 0.0)
+    defaults = {param: option.default for param, option in handed_on.items()}
     pairs = (sources["value"], scalar["value"]), (sources["gradient"], scalar["gradient"])
-    checks.check_loss(*pairs, targets, defaults, check)
+    checks.check_loss(*pairs, targets, defaults, check, constants)
     fields: dict[str, Any] = {**TARGETS[targets], "link": link}
     if link == "sigmoid" and targets == "fractions":
         fields["boundary"] = (0.0, 0.5)
@@ -129,7 +139,7 @@ def define_loss(
     arrays = {which: text.array_function(f"{name}_{which}", ARRAY_NAMES) for which, text in texts.items()}
     other = reference.loss(arrays["value"], arrays["gradient"], default, link, row.boundary, row.binary)
     _make(key, row, other, list(scalar.values()))
-    return _add("loss", name, key)
+    return _add("loss", name, key, is_variant)
 
 
 # ---------------------------------------------------------------- optimizers

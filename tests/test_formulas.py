@@ -36,6 +36,15 @@ def softsign_slope(z):
     return GAIN / (1 + abs(z)) ** 2
 
 
+def wide_huber(z, t, scale, delta):
+    r = abs(z - t)
+    return scale * (r * r / 2 if r < delta else delta * (r - delta / 2))
+
+
+def wide_huber_slope(z, t, scale, delta):
+    return scale * max(-delta, min(delta, z - t))
+
+
 def log_cosh(z, t, width):
     r = (z - t) / width
     return width * math.log(math.cosh(r))
@@ -404,6 +413,43 @@ def test_what_was_made_before_keeps_its_formula(backend):
     np.testing.assert_array_equal(newest.predict(x), before)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_a_loss_of_several_parameters(backend):
+    """Each set of values is a formula of its own; models, files and pickles have the values."""
+    Wide = fo.Loss.define("wide", wide_huber, wide_huber_slope, {"scale": 2.0, "delta": (1.0, 0.1, 9.0)})
+    rng = np.random.default_rng(0)
+    z, t = rng.normal(size=(2, 9, 3)).astype(np.float32)
+    for values in ({}, {"scale": 0.5, "delta": 0.25}):
+        loss, own = Wide(**values, backend=backend), {"scale": 2.0, "delta": 1.0} | values
+        r, delta = abs(z - t), own["delta"]
+        expected = own["scale"] * np.where(r < delta, r**2 / 2, delta * (r - delta / 2))
+        assert loss(z, t) == pytest.approx(expected.mean(), rel=1e-6)
+        slope = own["scale"] * np.clip(z - t, -delta, delta) / z.size
+        np.testing.assert_allclose(loss.gradient(z, t), slope, rtol=1e-6)
+        for other in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
+            assert (repr(other), other.spec) == (repr(loss), loss.spec)
+    assert fo.losses.get("wide").spec == Wide().spec
+    model = fo.Sequential([fo.Dense(3)], seed=1, backend=backend)
+    model.compile("sgd", Wide(scale=0.5, delta=0.25))
+    model.fit(z, t, verbose=0)
+    file = io.BytesIO(pickle.dumps(model))
+    assert pickle.load(file).loss.spec == model.loss.spec
+    with pytest.raises(ValueError, match=r"delta must be a number in \[0.1, 9\]; got 10"):
+        Wide(delta=10)
+
+
+def test_a_file_has_the_values_of_several_parameters(tmp_path):
+    Wide = fo.Loss.define("wide", wide_huber, wide_huber_slope, {"scale": 2.0, "delta": (1.0, 0.1, 9.0)})
+    model = fo.Sequential([fo.Dense(3)], seed=1, inputs=2)
+    model.compile("sgd", Wide(scale=0.5))
+    model.save(tmp_path / "m")
+    loaded = fo.load_model(tmp_path / "m")
+    assert (repr(loaded.loss), loaded.loss.spec) == ("Wide(scale=0.5, delta=1)", model.loss.spec)
+    forget_formulas()
+    with pytest.raises(ValueError, match="the loss 'wide' is not defined here"):
+        fo.load_model(tmp_path / "m")
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -421,9 +467,9 @@ def test_what_was_made_before_keeps_its_formula(backend):
         (lambda: fo.Loss.define("mse", log_cosh, log_cosh_gradient), ValueError, "has the loss 'mse' itself"),
         (lambda: fo.Loss.define("f", log_cosh, log_cosh_gradient), ValueError, r"log_cosh\(z, t, width\) must take"),
         (
-            lambda: fo.Loss.define("f", log_cosh, log_cosh_gradient, {"width": 1, "more": 2}),
+            lambda: fo.Loss.define("f", wide_huber, wide_huber_slope, {"scale": 1}),
             ValueError,
-            "one parameter at most; got width, more",
+            r"wide_huber\(z, t, scale, delta\) must take",
         ),
         (
             lambda: fo.Loss.define("f", log_cosh, log_cosh_gradient, {"width": 1}, targets="labels"),

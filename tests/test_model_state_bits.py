@@ -58,18 +58,8 @@ def test_averages_agree_with_the_reference():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
-def test_an_epoch_is_as_many_steps_on_arrays():
-    """One batch an epoch: the gradients come from the same network, with the states of an optimizer on arrays."""
-    made, other = model(dtype="float32"), model(dtype="float32")
-    trained(made, epochs=1)
-    for _ in range(1):
-        trained(other, epochs=1)
-    assert all(np.array_equal(a, b) for a, b in zip(made.parameters, other.parameters, strict=True))
-
-
 def test_it_learns_as_with_whole_states():
     made = trained(model(dtype="float32"), epochs=15)
-    whole = trained(model(dtype="float32"), epochs=15)
     whole = fo.Sequential([fo.Dense(UNITS, "relu"), fo.Dense(CLASSES, "softmax")], seed=1)
     whole.compile(fo.Adam(lr=1e-2), "sparse_categorical_crossentropy", ["accuracy"])
     trained(whole, epochs=15)
@@ -97,6 +87,11 @@ def test_the_format_of_files_with_codes():
         assert description["format"] == checkpoint.CODED
         assert tensors["optimizer.0.state1"].dtype == np.uint8
         tensors.clear()
+
+
+def test_pruning_is_refused():
+    with pytest.raises(ValueError, match="must have state_bits=32, .*; got 8"):
+        trained(model(dtype="float32"), pruning=0.5)
 
 
 @pytest.mark.parametrize(

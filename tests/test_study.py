@@ -155,7 +155,7 @@ def test_trainings_that_diverge_are_left_out():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = study(x, 1e3 * y.astype(float) + 0.5, **options, settings={"optimizer": "sgd", "lr": 1e9})
-    assert found.diverged == len(found.runs) == 6  # not trained on
+    assert found.diverged == found.models == len(found.runs) == 6  # not trained on
     assert not found.points
     with pytest.raises(ValueError, match="all trainings diverged"):
         str(found)
@@ -417,7 +417,7 @@ def test_the_page_is_one_file_with_plots_and_tables(result, tmp_path):
         "All models",
     ):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("<tr>") == 1 + len(result.time.terms) + 1 + len(result.frontier) + 1 + 9
+    assert page.count("<tr>") == 1 + len(result.time.terms) + 1 + len(result.frontier) + 1 + 9 + 1 + 3
     assert "5-8-4-3" in page
 
 

@@ -97,6 +97,20 @@ def test_the_interval_of_a_prediction_grows_with_the_error_of_sizes_held_out():
     assert wide.low >= 0
 
 
+def test_erratic_small_sizes_do_not_widen_the_intervals_of_large_ones():
+    """From three large sizes on; the interval is then what those that were held out say."""
+    layers = ((16,), (32, 16), (64, 32), (3000,), (4000,), (5000,), (6000,))
+    found, rng = works(layers=layers), np.random.default_rng(2)
+    erratic = {SHAPE.parameters(widths): np.exp(0.4 * rng.normal()) for widths in layers[:3]}
+    seconds = [(1e-3 + 1e-10 * w.parameters * w.rows * w.epochs) * erratic.get(w.parameters, 1.0) for w in found]
+    model = TimeModel(found, seconds)
+    large, small = (model.seconds(SHAPE.work(widths, 4000, 3, 64)) for widths in ((4500,), (20,)))
+    assert (large.high - large.low) / large.value < 0.3 * (small.high - small.low) / small.value
+    few = TimeModel(*zip(*[(w, s) for w, s in zip(found, seconds, strict=True) if w.units < 4500], strict=True))
+    wide = few.seconds(SHAPE.work((4500,), 4000, 3, 64))
+    assert (wide.high - wide.low) / wide.value > 2 * (large.high - large.low) / large.value
+
+
 def test_three_times_are_no_regression():
     with pytest.raises(ValueError, match="needs 4 of them at least; got 3"):
         TimeModel(works()[:3], [1.0, 2.0, 3.0])

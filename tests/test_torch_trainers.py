@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
@@ -117,53 +113,3 @@ def test_transformers_trainer(name, resume, tmp_path):
     for a, b in zip(ours[0].parameters(), theirs[0].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert_all_ours(ours[1])
-
-
-# ---------------------------------------------------------------- DistributedDataParallel
-RANK = """
-import sys, torch
-import torch.distributed as dist
-sys.path.insert(0, {folder!r})
-from helpers_torch import TELLING, pair
-from test_torch_trainers import assert_same_weights, perceptron, rows
-
-rank, port = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{{port}}", rank=rank, world_size=2)
-for name in ("SGD", "AdamW"):
-    models = []
-    for cls in pair(name):
-        model = torch.nn.parallel.DistributedDataParallel(perceptron())
-        optimizer = cls(model.parameters(), **TELLING[name])
-        x, y = rows().tensors
-        for step in range(10):
-            mine = slice((2 * step + rank) % 6 * 16, (2 * step + rank) % 6 * 16 + 16)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x[mine]), y[mine]).backward()
-            optimizer.step()
-        models.append(model.module)
-    assert_same_weights(*models)
-    flat = torch.cat([p.detach().flatten() for p in models[0].parameters()])
-    both = [torch.empty_like(flat) for _ in range(2)]
-    dist.all_gather(both, flat)
-    assert torch.equal(*both)  # bit for bit, on both ranks
-    del model, optimizer, models
-dist.barrier()  # a rank that goes while the other still talks to it ends that one's threads
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_distributed_data_parallel(tmp_path, request):
-    program = tmp_path / "rank.py"
-    program.write_text(RANK.format(folder=str(request.path.parent)), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, str(program)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), port], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for rank in range(2)
-    ]
-    for process in ranks:
-        out, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, out

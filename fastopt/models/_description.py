@@ -82,7 +82,7 @@ def defined_in(model: DataMemory) -> list[dict[str, str]]:
     """The user's formulas that a model has."""
     keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense | Activation)]
     if model.optimizer is not None and model.loss is not None:
-        keys += [("loss", model.loss.spec.name), ("optimizer", model.optimizer.rule)]
+        keys += [("loss", model.loss._key or model.loss.name), ("optimizer", model.optimizer.rule)]
     used = {key: kind for kind, key in keys if defined.name_of(key) != key}
     return [{"kind": kind, "name": defined.name_of(key), "key": key} for key, kind in used.items()]
 

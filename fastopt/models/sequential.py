@@ -409,7 +409,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
-        options = _gradual.resolved(options, len(rows))
+        if options.pruning is not None:
+            options = _gradual.resolved(options, len(rows))
         size: Any = options.batch_size
         if not isinstance(size, Random | Growing | str):
             size = min(int(size), len(rows))

@@ -274,12 +274,14 @@ def in_training(model: Model, callbacks: Sequence[Callback], history: History) -
 def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     """Train all epochs in one call of the backend, with the bits of one each; nobody asks for figures between them."""
     callbacks = plan.options.callbacks
-    with telling(callbacks, model, history) as tell, holding(model, plan.network):
+    with telling(callbacks, model, history) if callbacks else nullcontext() as tell, holding(model, plan.network):
         for batches, hooks in calls_at_once(model, plan, history):
             try:
-                train_epochs(model, plan.network, batches, hooks._replace(rule=rule_of(callbacks)))
+                rule = rule_of(callbacks) if callbacks else None
+                train_epochs(model, plan.network, batches, hooks._replace(rule=rule))
             finally:
-                tell()
+                if tell:
+                    tell()
 
 
 def calls_at_once(model: Model, plan: Plan, history: History) -> Iterator[tuple[Batches, EpochHooks]]:

@@ -49,6 +49,7 @@ class SGD(Optimizer):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 
@@ -108,6 +109,7 @@ class Lion(Optimizer):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "paper", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 
@@ -166,6 +168,7 @@ class Adagrad(Optimizer):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 
@@ -225,6 +228,7 @@ class Adadelta(Optimizer):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 
@@ -287,6 +291,7 @@ class RMSprop(Optimizer):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 
@@ -354,6 +359,7 @@ class Adam(Optimizer):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 
@@ -423,6 +429,7 @@ class AdamW(Adam):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 
@@ -488,6 +495,7 @@ class NAdam(Optimizer):
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
         convention: "torch" or "keras": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        state_bits, state_rounding: 8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.
         capturable: steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
 

@@ -41,6 +41,8 @@ FOREIGN_ARGUMENTS: dict[str, str] = {
     "weight_decay_mask": 'give groups: [{"params": ..., "weight_decay": 0.0}, {"params": ...}]',
     "mu_dtype": _DTYPES,
     "accumulator_dtype": _DTYPES,
+    "optim_bits": "it is called state_bits",
+    "min_8bit_size": "arrays of fewer than 4,096 elements have whole states; give a group state_bits=32 for others",
     "foreach": _TORCH,
     "fused": _TORCH,
     "differentiable": "steps are not differentiated; fastopt.torch leaves that to torch",

@@ -1,6 +1,6 @@
 """States of 8 bits: a code an element, and the largest magnitude of each block; and bitsandbytes' names for them.
 
-An entry of a state_dict has state k of a rule, from 1, as `state1` (uint8 codes), `qmap1` (the 256 numbers of the codes)
+An entry of a state_dict has state k of a rule, from 1, as `state1` (uint8 codes), `qmap1` (the 256 numbers of codes)
 and `absmax1` (float32, a number a block of 256 elements in the order of memory), as bitsandbytes' Adam8bit has; where
 states are whole, `state1` alone. For an array whose elements are not in C order, `order` is that of its axes in memory.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from .._dlpack import has_dlpack
 from .._validation import describe
-from ..kernels.formulas.blockwise import BLOCK, EXPONENTS, LEAST, ZERO, Codebook, blocks_of, codebook_of
+from ..kernels.formulas.blockwise import BLOCK, EXPONENTS, LEAST, ZERO, blocks_of, codebook_of
 from ..kernels.spec import BLOCKWISE, BLOCKWISE_RANDOM
 
 ROUNDINGS = {"nearest": BLOCKWISE, "stochastic": BLOCKWISE_RANDOM}  # `state_rounding` -> storage of states
@@ -60,10 +60,8 @@ def encode(numbers: np.ndarray, name: str) -> CodedState:
     bits = y.view(np.int32)
     piece = (bits + book.shifts[(bits >> 23) & (EXPONENTS - 1)]) >> 23
     entry = np.minimum(np.floor(y * book.scales[piece] + book.offsets[piece]), book.last[piece]).astype(np.int64)
-    if book.signed:
-        codes = np.where(x < 0, np.maximum(ZERO - entry, 0), ZERO + entry)
-    else:
-        codes = np.where(x > 0, entry, 0)
+    with_sign = np.where(x < 0, np.maximum(ZERO - entry, 0), ZERO + entry)
+    codes = with_sign if book.signed else np.where(x > 0, entry, 0)
     return CodedState(codes.astype(np.uint8).reshape(numbers.shape), largest)
 
 
@@ -128,8 +126,8 @@ def saved_states(entry: Mapping[str, Any], names: Sequence[str], where: str, ele
             largest = _array(f"absmax{k} of {where}", entry.get(f"absmax{k}")).astype(np.float32)
             if values.shape != (256,) or largest.shape != (blocks_of(elements),):
                 raise ValueError(
-                    f"qmap{k} and absmax{k} of {where} must have the shapes (256,) and ({blocks_of(elements)},), a number"
-                    f" for each block of {BLOCK}; got {values.shape} and {largest.shape}"
+                    f"qmap{k} and absmax{k} of {where} must have the shapes (256,) and ({blocks_of(elements)},), one"
+                    f" number for each block of {BLOCK}; got {values.shape} and {largest.shape}"
                 )
             codes = _array(f"state{k} of {where}", value)
             if codes.dtype != np.uint8:
@@ -144,7 +142,8 @@ def saved_states(entry: Mapping[str, Any], names: Sequence[str], where: str, ele
 
 def loaded(saved: SavedState, codes: np.ndarray, name: str) -> CodedState | np.ndarray:
     """The state of saved codes, laid out in the order of its blocks: as they are if their map is ours, else whole."""
-    assert saved.values is not None and saved.largest is not None
+    assert saved.values is not None
+    assert saved.largest is not None
     if np.allclose(saved.values, codebook_of(name).values, rtol=1e-6, atol=0):
         return CodedState(np.array(codes, order="C"), saved.largest.copy())
     return _decoded(codes, saved.largest, saved.values)

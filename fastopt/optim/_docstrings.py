@@ -14,6 +14,7 @@ _SETTINGS = {
     "clip_value, clip_each, clip_norm": "bounds of gradients, of one kind at most, above 0; see the module.",
     "convention": "{}: whose formulas and defaults; see `fastopt.conventions`.",
     "master_weights, seed": "how arrays of 16 bits are updated; see the module.",
+    "state_bits, state_rounding": "8: states as codes of 8 bits, rounded to nearest or stochastically; see the module.",
     "capturable": "steps may be captured into a CUDA graph; see the module.",
     "backend": '"cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.',
 }

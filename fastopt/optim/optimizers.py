@@ -40,6 +40,16 @@ Common to all of them:
       [4. 4. 4.]
 
 - States are NumPy arrays of the array's shape, and of its dtype, but float32 for 16-bit arrays.
+- With `state_bits=8` the states of arrays of at least 4,096 elements are codes of 8 bits: block-wise dynamic
+  quantisation (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"), with the maps of bitsandbytes, a
+  signed one, and one for sums and means of squares. `opt.states` then has two arrays for a state, uint8 codes of the
+  array's shape, and float32 magnitudes of blocks of 256 elements in the order of memory. Each block is dequantized,
+  updated and requantized in float32 (float64 rules calculate in float64), in one pass. Parameters of 16 bits keep their
+  master copy, or are rounded at random. Groups may have bits of their own, and change them: states are converted. Codes
+  are of the nearest numbers, or with `state_rounding="stochastic"` of either neighbour, by random numbers as those
+  above. A second moment above zero never becomes zero. state_dict has such states in the layout of bitsandbytes'
+  Adam8bit (`state1`, `qmap1`, `absmax1`, ...), and reads its. Gradients of some rows and `backend="cuda"` need
+  `state_bits=32`.
 - Denormal numbers, below 1.2e-38 in float32 and 2.2e-308 in float64, count as zero in gradients, parameters, states and
   intermediate results, because processors are slow on them. Sums and means of squares become the smallest normal number
   instead, unless there was no gradient yet, so that nothing is divided by zero. Denormal numbers of float16 are kept:

@@ -70,8 +70,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
 
     # -- what estimators differ in
 
-    def _read_targets(self, y: Any, first: bool) -> Task:
-        """Return the task of targets; `first`: their classes are learnt, else they must be known."""
+    def _read_targets(self, y: Any, first: bool, incremental: bool) -> Task:
+        """Return the task of targets; `first`: they are those of the first fit. incremental: classes are known."""
         raise NotImplementedError
 
     def _coded(self, y: Any) -> Array:
@@ -104,7 +104,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         check_name("solver", self.solver, SOLVERS)
         check_name("learning_rate", self.learning_rate, RATES)
         check_count("max_iter", self.max_iter)
-        check_number("tol", self.tol, 0.0)
+        if self.tol is not None:
+            check_number("tol", self.tol, 0.0)
         check_number("validation_fraction", self.validation_fraction, 0.0, 1.0)
         for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping", "fit_intercept"):
             check_flag(name, getattr(self, name))
@@ -131,7 +132,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         )
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=X.dtype)
         weights = self._with_class_weights(y, weights)
-        task = self._read_targets(y, first)
+        task = self._read_targets(y, first, incremental)
         task, targets, weights = self._weighted(task, self._coded(y), weights)
         params = self._begin(X, task) if first else self._model.get_weights()
         with on_threads(self.threads):
@@ -332,7 +333,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         data = np.ascontiguousarray(X, params[0].dtype), targets
         objective = Objective(params, activations, self._task, data, weights, alpha, backend, bool(self.fit_intercept))
         self.n_iter_, self.loss_ = minimise(
-            objective, int(self.max_iter), int(self.max_fun), float(self.tol), self._ftol
+            objective, int(self.max_iter), int(self.max_fun), float(self.tol or 0.0), self._ftol
         )
         self._model = self._network(params, self.n_features_in_)
 

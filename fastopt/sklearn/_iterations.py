@@ -69,6 +69,7 @@ class Iterations(Callback):
     ) -> None:  # fmt: skip
         self._owner, self._loss, self._rate, self._adaptive = estimator, loss, rate, adaptive
         self._score, self._rows, self._patience = score, rows, patience
+        self._tol = -math.inf if estimator.tol is None else float(estimator.tol)
         self.best_weights: list[np.ndarray] | None = None
         self.converged = False
 
@@ -81,7 +82,7 @@ class Iterations(Callback):
         if not self._loss.is_scaled:
             # iterations that are done whatever their losses are
             return LossRule(0.0, patience, -math.inf, count)
-        return LossRule(float(owner.tol) / scale, patience, float(owner.best_loss_) / scale, count, of_all=True)
+        return LossRule(self._tol / scale, patience, float(owner.best_loss_) / scale, count, of_all=True)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
         self._on_epochs_end(model, [epoch], {name: [value] for name, value in logs.items()})
@@ -114,7 +115,7 @@ class Iterations(Callback):
     def _by_loss(self, model: Any, loss: float) -> bool:
         """Return true if the loss is better by `tol` than the best one before."""
         owner = self._owner
-        improves = loss <= owner.best_loss_ - owner.tol
+        improves = loss <= owner.best_loss_ - self._tol
         if loss < owner.best_loss_:
             owner.best_loss_ = loss
         return bool(improves)
@@ -126,7 +127,7 @@ class Iterations(Callback):
         owner.validation_scores_.append(score)
         if owner.verbose:
             print(f"Validation score: {score:f}")
-        improves = score >= owner.best_validation_score_ + owner.tol
+        improves = score >= owner.best_validation_score_ + self._tol
         if score > owner.best_validation_score_:
             owner.best_validation_score_ = score
             self.best_weights = model.get_weights()

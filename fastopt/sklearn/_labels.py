@@ -32,9 +32,9 @@ def _labels_of(y: Array) -> tuple[Array, bool]:
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     """Base of the classifiers. `classes_`: sorted labels, or numbers of columns if y is (n, labels) of 0 and 1."""
 
-    def _read_targets(self, y: Any, first: bool) -> Task:
+    def _read_targets(self, y: Any, first: bool, incremental: bool) -> Task:
         found, multilabel_ = _labels_of(y)
-        if first and not getattr(self, "_classes_given", False):
+        if first and not incremental:
             self.classes_, self._multilabel = found, multilabel_
         is_known = found is self.classes_ or not len(np.setdiff1d(found, self.classes_))
         if not is_known or (self.warm_start and not first and len(found) != len(self.classes_)):

@@ -157,6 +157,14 @@ class Perceptron(NetworkClassifier, _Scores):
         signs = np.where(targets > 0, 1.0, -1.0).reshape(len(targets), -1)
         return weighted_perceptron(task), signs * weights[:, np.newaxis], None
 
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Any:
+        """Train for one iteration over these rows, from where the last call ended.
+
+        classes: all labels that there will be, (classes,); needed in the first call.
+        """
+        self._first_classes(y, classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
     def _penalties(self) -> tuple[float, float]:
         share = {None: 0.0, "l2": 0.0, "l1": 1.0, "elasticnet": self.l1_ratio}
         if self.penalty not in share:

@@ -36,6 +36,7 @@ class MLPClassifier(ProbabilisticClassifier, _MLP):
     activation     also any of `fastopt.Dense`
     solver         also "gd" (each step is of all rows, without momentum), "momentum" and "adagrad"
     learning_rate_init  also a schedule of `fastopt.schedules`
+    tol            also None: all iterations are done
     dropout        share of the values of each hidden layer that are zeroed in training
     class_weight   a mapping from label to weight, or "balanced"
     callbacks      of `fastopt.callbacks`

@@ -20,7 +20,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc]
 
     _numeric = True
 
-    def _read_targets(self, y: Any, first: bool) -> Task:
+    def _read_targets(self, y: Any, first: bool, incremental: bool) -> Task:
         outputs = 1 if y.ndim == 1 else y.shape[1]
         if first:
             self._is_vector = y.ndim == 1

@@ -57,7 +57,7 @@ class Findings:
     shape     widths of the data
     rows      number of training rows, of which the shares are
     is_classification  errors are shares of wrong classes, else mean squared errors
-    runs      all trained models, after each number of epochs
+    runs      records of all models, after each number of epochs
     timings   all measured times
     machine   name of the machine whose times count
     header    data and settings
@@ -95,9 +95,15 @@ class Findings:
         return list(own.values())
 
     @property
+    def models(self) -> int:
+        """Number of models that were trained."""
+        return len({(run.layers, run.rows, run.batch_size, run.seed) for run in self._own_runs()})
+
+    @property
     def diverged(self) -> int:
         """Number of models whose training diverged."""
-        return sum(run.has_diverged for run in self._own_runs())
+        diverged = (run for run in self._own_runs() if run.has_diverged)
+        return len({(run.layers, run.rows, run.batch_size, run.seed) for run in diverged})
 
     @cached_property
     def best_points(self) -> list[Point]:
@@ -253,7 +259,7 @@ class Findings:
     def table_rows(self) -> list[list[str]]:
         """The rows of the table, the heading first."""
         rows = [["layers", "parameters", "bytes", "rows", "batch", "epochs", "training error", "test error", "+-",
-                 "seconds", "verdict"]]  # fmt: skip
+                 "time", "verdict"]]  # fmt: skip
         for point, judged in self.verdicts:
             choice = self._choice(point)
             rows.append([

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from ..reports.page import document
 from ..reports.sections import Section
 from ._findings import Findings
-from ._words import error_words, fit_words, law_words, seconds_words, time_words
+from ._words import error_words, law_words, seconds_words, time_words
 
 TITLE = "fastopt: study of size, data and time"
 
@@ -40,11 +40,18 @@ def sections(result: Findings) -> list[Section]:
     return [
         Section("Answers", " ".join([error_words(result)[0], *more]), []),
         Section("Time against size", " ".join(time_words(result)), _terms(result), "time"),
-        Section("Error against size", " ".join([sizes, *fit_words(result)]), [], "size"),
+        Section("Error against size", sizes, _verdicts(result), "size"),
         Section("Error against rows", shares, [], "rows"),
         Section("Frontier", "Models that no other beats in time and error both.", _frontier(result), "frontier"),
         Section("All models", "Each at the epochs and the batch size that are best for it.", result.table_rows()),
     ]
+
+
+def _verdicts(result: Findings) -> list[list[str]]:
+    most = result.grid.rows(result.rows)[-1]
+    found = [(point, judged) for point, judged in result.verdicts if point.rows == most]
+    rows = [[result.shape.name(point.layers), f"{judged.kind}: {judged.reason}"] for point, judged in found]
+    return [["layers", "on all rows"], *rows]
 
 
 def _terms(result: Findings) -> list[list[str]]:

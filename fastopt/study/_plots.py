@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..reports.drawing import SETTINGS, svg
 from ._findings import Findings
-from ._summary import Point
+from ._summary import Point, counted
 from ._timing import medians, timed_epochs
 
 SIZE = (8.0, 4.6)  # inches
@@ -125,7 +125,7 @@ def draw_frontier(result: Findings, axis: Any) -> None:
     x = np.log(times) / max(np.ptp(np.log(seconds)), 1e-9)
     for i in _apart(x, np.array(least) / max(errors)):
         choice = frontier[i]
-        name = f"{result.shape.name(choice.layers)}\n{choice.rows:,} rows, {choice.epochs} epochs"
+        name = f"{result.shape.name(choice.layers)}\n{choice.rows:,} rows, {counted(choice.epochs)}"
         axis.annotate(
             name, (times[i], least[i]), xytext=(-4, -3), textcoords="offset points", fontsize=6.5, ha="right", va="top"
         )

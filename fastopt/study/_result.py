@@ -19,7 +19,7 @@ class StudyResult(Findings):
     rows      number of training rows, of which the shares are
     test_rows  number of test rows
     is_classification  errors are shares of wrong classes, else mean squared errors
-    runs      all trained models, after each number of epochs
+    runs      records of all models, after each number of epochs
     timings   all measured times
     machine   name of the machine whose times count
     header    data and settings
@@ -44,4 +44,4 @@ class StudyResult(Findings):
         return "\n".join([self.table(), "", *self.answers()])
 
     def __repr__(self) -> str:
-        return f"StudyResult({len(self.grid.layers)} sizes, {len(self.grid.shares)} shares, {len(self.runs)} models)"
+        return f"StudyResult({len(self.grid.layers)} sizes, {len(self.grid.shares)} shares, {self.models} models)"

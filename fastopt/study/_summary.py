@@ -87,7 +87,7 @@ def verdict(point: Point, found: Sequence[Point], parameters: dict[tuple[int, ..
     last = max(same, key=lambda other: other.epochs)
     earlier = max((other for other in same if other.epochs < last.epochs), key=lambda other: other.epochs, default=None)
     train, test = (shown(value, percent) for value in (last.train_error, last.test_error))
-    figures = f"after {last.epochs} epochs the training error is {train} and the test error {test}"
+    figures = f"after {counted(last.epochs)} the training error is {train} and the test error {test}"
     if last.epochs > point.epochs and _is_worse(last, point):
         return Verdict("overfits", f"{figures}, which was {shown(point.test_error, percent)} after {point.epochs}")
     if earlier is not None and _is_worse(earlier, last):
@@ -104,6 +104,15 @@ def _is_worse(point: Point, other: Point) -> bool:
     """True if an error is larger than another by more than their spread, and by 2 % of it at least."""
     rise = point.test_error - other.test_error
     return rise > NOTABLE * other.test_error and rise > SURE * math.hypot(point.deviation, other.deviation)
+
+
+def counted(epochs: int) -> str:
+    """A number of epochs in words.
+
+    >>> counted(1), counted(5)
+    ('1 epoch', '5 epochs')
+    """
+    return f"{epochs} epoch{'s' * (epochs != 1)}"
 
 
 def shown(error: float, percent: bool) -> str:

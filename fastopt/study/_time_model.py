@@ -24,6 +24,7 @@ TERMS: dict[str, Callable[[Work], float]] = {
     "rows x epochs": lambda work: float(work.rows) * work.epochs,
     "rows": lambda work: float(work.rows),  # looked at once by `fit`
 }
+LEAST_LARGE = 3  # sizes
 LARGE = 50_000  # parameters from which on times are predicted well
 BETTER = 0.95  # a term must bring the error of sizes held out down to this share of it
 ROUNDING = 1e-9  # errors that are no more than this are left as they are
@@ -63,15 +64,22 @@ class TimeModel:
         self.r2 = 1 - float(((y - predicted) ** 2).sum()) / total if total else 1.0
         self.terms = [Term(*term) for term in self._fit.terms()]
         self.held_out = _held_out(works, y)
-        # the spread of a prediction is that of sizes held out, if that is wider than that of the residuals
-        unseen = [error for errors in self.held_out.values() for error in errors]
-        self._spread = max(self._fit.spread, float(np.sqrt(np.mean(np.square(unseen)))) if unseen else 0.0)
 
     def seconds(self, work: Work) -> Estimate:
         """The predicted time of a training, with the interval that a measurement falls into."""
-        value, deviation = self._fit.predict_one(work, self._spread)
+        value, deviation = self._fit.predict_one(work, max(self._fit.spread, self._spread_held_out(work)))
         width = self._fit.quantile * deviation
         return Estimate(value, max(0.0, value - width), value + width)
+
+    def _spread_held_out(self, work: Work) -> float:
+        """Root of the mean squared relative error of sizes held out; of large ones alone for another, if there are 3.
+
+        Small models of the same work differ by half of their time, as their products suit the processor or do not.
+        """
+        large = {size: errors for size, errors in self.held_out.items() if size >= LARGE}
+        chosen = large if work.parameters >= LARGE and len(large) >= LEAST_LARGE else self.held_out
+        unseen = [error for errors in chosen.values() for error in errors]
+        return float(np.sqrt(np.mean(np.square(unseen)))) if unseen else 0.0
 
     def worst_held_out(self, least: int = LARGE) -> float | None:
         """The largest relative error of times of sizes held out, of so many parameters at least; None: there are none.

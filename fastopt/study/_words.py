@@ -6,6 +6,7 @@ from .._text import rounded
 from ._estimate import Estimate
 from ._findings import Choice, Findings
 from ._law import PowerLaw
+from ._summary import counted
 from ._time_model import LARGE
 
 UNITS = ((60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))  # seconds in each
@@ -15,7 +16,7 @@ def sentences(result: Findings) -> list[str]:
     """Sentences on time, error, under- and overfitting, and more data."""
     found = [*time_words(result), *error_words(result), *fit_words(result)]
     if result.diverged:
-        found.append(f"{result.diverged} of {len(result.runs)} trainings diverged, and are left out.")
+        found.append(f"{result.diverged} of {result.models} models diverged, and are left out.")
     return found
 
 
@@ -39,7 +40,7 @@ def error_words(result: Findings) -> list[str]:
     """The laws, the best model, and twice the data."""
     best = result.best_point
     sentences = [
-        f"Best: {result.shape.name(best.layers)} on {best.rows:,} rows, {best.epochs} epochs, with a test error of"
+        f"Best: {result.shape.name(best.layers)} on {best.rows:,} rows, {counted(best.epochs)}, with a test error of"
         f" {result.shown_error(best.test_error)}."
     ]
     sentences += [
@@ -100,7 +101,7 @@ def choice_words(result: Findings, choice: Choice | None, budget: str) -> str:
     if choice is None:
         return f"Best for {budget}: none of the models of the grid."
     return (
-        f"Best for {budget}: {result.shape.name(choice.layers)} on {choice.rows:,} rows, {choice.epochs} epochs in"
+        f"Best for {budget}: {result.shape.name(choice.layers)} on {choice.rows:,} rows, {counted(choice.epochs)} in"
         f" batches of {choice.batch_size}: test error {result.shown_error(choice.error)}, {choice.parameters:,}"
         f" parameters, {choice.bytes:,} bytes, about {seconds_words(choice.seconds)} of training."
     )
@@ -110,8 +111,8 @@ def prediction_words(result: Findings, layers: tuple[int, ...]) -> str:
     """Time of a model on all rows for the most epochs, and its error where there is a law of it."""
     seconds = result.seconds(layers)
     sentence = (
-        f"{result.shape.name(layers)}: {result.shape.parameters(layers):,} parameters; {result.grid.epochs[-1]} epochs"
-        f" of {result.rows:,} rows take {seconds_words(seconds, interval=True)}"
+        f"{result.shape.name(layers)}: {result.shape.parameters(layers):,} parameters;"
+        f" {counted(result.grid.epochs[-1])} of {result.rows:,} rows take {seconds_words(seconds, interval=True)}"
     )
     if result.law is None:
         return f"{sentence}."

@@ -24,7 +24,12 @@ code: only the update itself is ours.
   their common norm is at most 1.0, as torch.nn.utils.clip_grad_norm_ before it would, but without writing to the
   gradients, which saves two passes over them. `optimizer.grad_norm` is the norm before clipping: a number, or a float64
   tensor on the GPU that holds all parameters. Neither is in checkpoints. If parameters are on several devices, or torch
-  updates some of them, torch's code clips, and that waits for the GPU.
+  updates some of them, torch's code clips, and that waits for the GPU. It is refused inside of torch's
+  ZeroRedundancyOptimizer, where an optimizer has one rank's share of the parameters.
+- With `state_bits=8`, an argument of every class and an entry of groups, the states of CPU parameters of 4,096 elements
+  and more are codes of 8 bits (`fastopt.optim`), `state1` and `absmax1` of each. A state_dict has them in the layout of
+  bitsandbytes' Adam8bit, and that of bitsandbytes, or torch's own, can be loaded. `state_rounding="stochastic"` rounds
+  them at random, by numbers that depend on `seed`.
 - NAdam's `mu_product` follows from the step and the present betas. Where it does not, because they have changed between
   steps (OneCycleLR and CyclicLR change them), and with `capturable` on a GPU, steps are torch's own.
 - `foreach` and `fused` choose between torch's own implementations, so they matter only for the parameters that torch's

@@ -1,4 +1,4 @@
-"""States of 8 bits of torch's parameters (`state_bits=8`): tensors `state1`, `absmax1`, ... in the place of torch's own.
+"""States of 8 bits of torch's parameters (`state_bits=8`): tensors `state1`, `absmax1`, ... instead of torch's own.
 
 In a state_dict they are in bitsandbytes' layout, see `fastopt.optim._coded_state`, so that its Adam8bit reads them, and
 ours reads its. Those of small parameters are torch's own here, and have bitsandbytes' names there.
@@ -28,7 +28,6 @@ from ..optim._coded_state import (
     loaded,
     new_coded,
     saved_states,
-    to_entry,
     unwrapped,
 )
 from ._rules import ROWS, Group, counts_steps, peer_of
@@ -50,7 +49,7 @@ def storage_of(p: torch.Tensor, rule: str, group: Group, rounding: str) -> str:
 
 @cache
 def coded_names(rule: str) -> tuple[str, ...]:
-    """The states of a rule that are codes, with their magnitudes, in the order of kernels, and torch's number of steps."""
+    """The states of a rule that are codes, with their magnitudes, in kernels' order, and torch's number of steps."""
     numbers = range(1, len(OPTIMIZERS[rule].states) + 1)
     found = [f"{word}{k}" for k in numbers for word in ("state", "absmax")]
     return *found, *(("step",) if counts_steps(rule) else ())
@@ -184,7 +183,7 @@ def split(optimizer: Any, state_dict: Mapping[str, Any]) -> tuple[dict[str, Any]
         rule = _rule(optimizer, group)
         for p, number in zip(present["params"], saved["params"], strict=False):
             entry = states.get(number)
-            if not is_coded_entry(entry):
+            if entry is None or not is_coded_entry(entry):
                 continue
             states[number], coded = _imported(p, unwrapped(entry), rule, f"the state of parameter {number}")
             codes.append((p, coded))

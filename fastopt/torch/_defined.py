@@ -13,6 +13,7 @@ from .. import _backends
 from ..optim import Optimizer
 from ..optim._hyperparameters import as_plain
 from ..optim.rules import class_named, is_defined, reference_to
+from ._shards import refuse_shards
 
 _made: dict[type[Optimizer], type[RuleOptimizer]] = {}
 
@@ -30,6 +31,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     clip_norm: float | None = None
 
     def __init__(self, params: Any, clip_norm: float | None = None, **hyper: Any) -> None:
+        refuse_shards(clip_norm)
         defaults = self.rule(clip_norm=clip_norm, **hyper).defaults  # checked
         self.clip_norm = clip_norm
         super().__init__(params, defaults)

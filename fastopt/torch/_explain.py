@@ -10,6 +10,7 @@ from . import _devices
 from ._devices import DEVICE, HOST
 from ._param_states import make_param_states, why_not_gradient, why_not_states
 from ._rules import ROWS, counts_on_device, peer_of, read_group, why_not_on_device
+from ._shards import local_optimizer
 from ._step import Accelerated, has_grad_scaler
 
 
@@ -55,7 +56,8 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
     The answer takes the present gradients into account. Nothing is changed.
 
     Args:
-        optimizer: one of this module's, or any other of torch's, all of whose parameters are torch's.
+        optimizer: one of this module's, or any other of torch's, all of whose parameters are torch's. Of a
+            ZeroRedundancyOptimizer, the one inside of it, which updates this rank's share.
 
     Returns:
         A list with a record for each parameter, in the order of the groups; print it to read it.
@@ -68,6 +70,7 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         group 0, parameter 0 (2x3 float32): fastopt
         group 0, parameter 1 (4 complex64): torch: dtype complex64
     """
+    optimizer = local_optimizer(optimizer)
     param_states = iter(make_param_states(optimizer.param_groups))
     ours = isinstance(optimizer, Accelerated)
     result = Explanation()

@@ -24,6 +24,7 @@ from ._devices import DEVICE, HOST
 from ._fast_path import HostStep, clipped_scale, reusable_step
 from ._param_states import NEW, STEPPED, ParamState, buffer_updates, make_param_states, match_layout, why_not_gradient
 from ._rules import FUSED, Group, derived_numbers, peer_of, read_group
+from ._shards import refuse_shards
 
 
 def is_watched(optimizer: Any) -> bool:
@@ -48,6 +49,7 @@ def _with_clip_norm(init: Callable[..., None]) -> Callable[..., None]:
         bits = check_in_domain(BITS, state_bits, OPTIONS[BITS].domain)
         rounding = check_name("state_rounding", state_rounding, ROUNDINGS)
         chosen = check_count("seed", seed, least=0)
+        refuse_shards(clip_norm)
         init(self, *args, **kwargs)
         self.clip_norm = clip_norm
         if bits != 32 or any(BITS in group for group in self.param_groups):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,15 +55,17 @@ def check_loss(
     targets: str,
     params: Mapping[str, float],
     differences: bool,
+    constants: Mapping[str, float],
 ) -> None:
     """FormulaError unless both are the user's functions, and the gradient is the derivative of the value by z.
 
-    Each pair is the source and the function that was written out. differences: False leaves out the latter.
+    Each pair is the source and the function that was written out. differences: False leaves out the latter. constants:
+    arguments of the user's functions whose values are written out.
     """
     (_, value), (slope_source, slope), a = value_pair, slope_pair, list(params.values())
     places = [(z, t, *a) for z, t in product(POINTS, TARGETS[targets])]
     for source, function in (value_pair, slope_pair):
-        check_reading(source, function, places, ("z", "t", *params), fixed=2)
+        check_reading(source, function, places, ("z", "t", *params), 2, constants)
     for z, t, *_ in places if differences else ():
         rest = (t, *a) if a else (t, 0.0)
         found, expected = _float(slope, z, *rest), derivative(value, z, *rest)
@@ -74,15 +77,17 @@ def check_loss(
 
 
 def check_reading(
-    source: Source, written: Call, places: Iterable[tuple[float, ...]], names: Sequence[str], fixed: int = 1
-) -> None:
+    source: Source, written: Call, places: Iterable[tuple[float, ...]], names: Sequence[str], fixed: int = 1,
+    constants: Mapping[str, float] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """FormulaError unless a function that was written out equals the user's; where that raises, all is right.
 
-    fixed: arguments that are given by position; the others by name, if the user's function has them.
+    fixed: arguments that are given by position; the others by name, as constants are, if the user's function has them.
     """
     taken = source.function.__code__.co_varnames[: source.function.__code__.co_argcount]
     for place in places:
-        keywords = {name: value for name, value in zip(names, place, strict=True) if name in taken[fixed:]}
+        named = {**dict(zip(names, place, strict=True)), **constants}
+        keywords = {name: value for name, value in named.items() if name in taken[fixed:]}
         expected = _call(source.function, *place[:fixed], **keywords)
         found = _float(written, *place, *[0.0] * (len(names) == 2))
         if expected is not None and not _is_close(found, expected, EXACT):

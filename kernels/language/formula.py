@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ..formulas import NUM_SCALARS
@@ -36,15 +37,16 @@ class ElementText:
 
 
 def element_text(
-    source: Source, elements: Mapping[str, str], options: Mapping[str, str], more: str = ""
-) -> ElementText:
+    source: Source, elements: Mapping[str, str], options: Mapping[str, str], more: str = "",
+    constants: Mapping[str, float] = MappingProxyType({}),
+) -> ElementText:  # fmt: skip
     """A formula that gives one number. elements, options: names in the text, by those in messages or of parameters.
 
-    more: arguments of the text that the formula has not.
+    more: arguments of the text that the formula has not. constants: parameters whose values are known.
     """
     graph = Graph()
     nodes = {name: graph.argument(written) for name, written in {**elements, **options}.items()}
-    result = read(source, graph, {n: nodes[n] for n in elements}, {n: nodes[n] for n in options})
+    result = read(source, graph, {n: nodes[n] for n in elements}, {n: nodes[n] for n in options} | dict(constants))
     if not isinstance(result, Node | int | float):
         raise source.error(f"it must return one number; got {type(result).__name__}")
     given = {id(nodes[name]): written for name, written in {**elements, **options}.items()}

@@ -111,11 +111,8 @@ def quantize(x: Array, codes: Array, largest: Array, signed: bool, random: Array
         found = np.where(entries[found] > u, np.maximum(found - 1, 0 if signed else 1), found)
         above = np.minimum(found + 1, len(entries) - 1)
         found = np.where(random * (entries[above] - entries[found]) < u - entries[found], above, found)
-    if signed:
-        found = np.where(wide < 0, np.maximum(127 - found, 0), 127 + found)
-    else:
-        found = np.where(wide > 0, found, 0)
-    codes[...] = found.reshape(codes.shape)
+    with_sign = np.where(wide < 0, np.maximum(127 - found, 0), 127 + found)
+    codes[...] = (with_sign if signed else np.where(wide > 0, found, 0)).reshape(codes.shape)
 
 
 def random_numbers(stream: int, step: int, state: int, elements: int) -> Array:

@@ -41,6 +41,7 @@ PACKED_ROWS, PACKED_COLS, PACKED_DW = 256, 128, (65_536, 4)
 SPLITS = 2  # of the rows of w
 SPLIT_FLOPS = 1e6  # a product of fewer is not worth the phase `combine`
 ROW_UNIT = 8  # rows of a tile of registers
+COMBINED = 8  # pieces of the phase `combine` at least, if there are so many rows
 SLOPE_COLS = 64  # columns of a piece of the phase `slopes`
 
 
@@ -202,25 +203,23 @@ def _combine(gemm, T, itemsize):
     def combine(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        for piece in pieces_of_rank(num_pieces(d.outputs, TILE_COLS), rank, num_ranks):
-            # one piece: some columns, all rows
-            c = piece * TILE_COLS
-            n = min(TILE_COLS, d.outputs - c)
-            # z, row by row
-            for i in range(rows):
-                skip = (i * d.outputs + c) * itemsize
-                first, z = view(d.split_products + skip, n, T), view(d.z + skip, n, T)
-                for split in range(1, d.num_splits):
-                    other = view(d.split_products + split * rows * d.outputs * itemsize + skip, n, T)
-                    if split == 1:
-                        for j in range(n):
-                            z[j] = first[j] + other[j]
-                    else:
-                        for j in range(n):
-                            z[j] += other[j]
+        most = min(max(rows // COMBINED, 1), ROW_UNIT)
+        for piece in pieces_of_rank(num_pieces(rows, most), rank, num_ranks):
+            # one piece: some rows, which lie behind one another
+            r = piece * most
+            m = min(most, rows - r)
+            n, skip = m * d.outputs, r * d.outputs * itemsize
+            first, z = view(d.split_products + skip, n, T), view(d.z + skip, n, T)
+            for split in range(1, d.num_splits):
+                other = view(d.split_products + split * rows * d.outputs * itemsize + skip, n, T)
+                if split == 1:
+                    for j in range(n):
+                        z[j] = first[j] + other[j]
+                else:
+                    for j in range(n):
+                        z[j] += other[j]
             # bias and activation
-            b, skip = d.b + c * itemsize if d.b else 0, c * itemsize
-            call_tile(d.activate, d.z + skip, b, d.y + skip, 0, rows, n, d.outputs)
+            call_tile(d.activate, d.z + skip, d.b, d.y + skip, 0, m, d.outputs, d.outputs)
 
     return combine
 
@@ -270,10 +269,10 @@ def _inputs(gemm, T, itemsize):
     def inputs(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        tiles_down = num_pieces(rows, TILE_ROWS)
-        for piece in pieces_of_rank(num_pieces(d.inputs, d.dx_tile_cols) * tiles_down, rank, num_ranks):
+        tiles_across = num_pieces(d.inputs, d.dx_tile_cols)
+        for piece in pieces_of_rank(num_pieces(rows, TILE_ROWS) * tiles_across, rank, num_ranks):
             # one tile: m x n from (r, c) on
-            r, c = piece % tiles_down * TILE_ROWS, piece // tiles_down * d.dx_tile_cols
+            r, c = piece // tiles_across * TILE_ROWS, piece % tiles_across * d.dx_tile_cols
             m, n = min(TILE_ROWS, rows - r), min(d.dx_tile_cols, d.inputs - c)
             dz, w = d.dz + r * d.outputs * itemsize, d.w + c * d.outputs * itemsize
             dx = d.dx + (r * d.inputs + c) * itemsize

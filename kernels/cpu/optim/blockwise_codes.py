@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...formulas import dropout_draw
-from ...formulas.blockwise import BLOCK, EXPONENTS, LEAST, ZERO, Codebook
+from ...formulas.blockwise import EXPONENTS, LEAST, ZERO, Codebook
 from ...formulas.dropout import mix
 from ..runtime.frontend import register_jitable
 from ..runtime.primitives import view, word

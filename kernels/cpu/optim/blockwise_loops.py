@@ -137,7 +137,8 @@ def _codec_of_vectors(book: Codebook, k: int) -> tuple[Callable[..., Any], ...]:
 def _of_all(parts: Sequence[Callable[..., Any]], nothing: Callable[..., Any]) -> tuple[Any, Any, Any]:
     """A function of each of CODED states, for kernels."""
     of_states = [_inlined(part) for part in parts]
-    return tuple([*of_states, *[_inlined(nothing)] * (CODED - len(of_states))])  # type: ignore[return-value]
+    of_states += [_inlined(nothing)] * (CODED - len(of_states))
+    return of_states[0], of_states[1], of_states[2]
 
 
 def blockwise_loop(
