@@ -43,6 +43,7 @@ from . import (
 from ._augment import Augment
 from ._incremental import Incremental
 from ._intake import Learnt
+from ._magnitudes import chosen_layers
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
 from .history import History
@@ -303,7 +304,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           checkpoints go on to the bit if f depends on its arguments alone. It may return other rows,
                           and more or fewer of them. It runs in a thread, a batch ahead of the kernels
         pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
-                          while the model is trained, more and more of them. On "cpu" and "numpy"
+                          while the model is trained, more and more of them
         distributed       "mpi": all processes that mpirun has started train this model together, each on its share of
                           the rows of every step (extra `mpi`, backend "cpu"). They make the same model and give the
                           same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
@@ -465,8 +466,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError(f"{DIVIDED}: fit goes on with shard_states=True")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
-        if self._masks is not None or (options is not None and options.pruning is not None):
-            _gradual.check(self, None if options is None else options.pruning)
+        if options is not None and options.pruning is not None:
+            chosen_layers(self, options.pruning.layers, options.pruning.share)  # raises for names of other layers
         self.optimizer.check_epochs(self.backend)
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
