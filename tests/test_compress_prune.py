@@ -367,13 +367,3 @@ def test_models_without_weights_and_frozen_ones_are_refused():
 def test_models_of_integers_are_refused(call):
     with pytest.raises(ValueError, match="the weights of a quantized model are integers: prune the model that it was"):
         call(fo.compress.quantize(model_of(dtype="float32"), bits=4))
-
-
-@pytest.mark.parametrize("how", ["pruned", "gradual"])
-def test_a_backend_without_masks_refuses_to_train(how):
-    model = model_of()
-    if how == "pruned":
-        prune(model, 0.5)
-    model.backend = "cuda"
-    with pytest.raises(ValueError, match="pruned models are trained on the backends cpu and numpy; got 'cuda'"):
-        model.fit(X, Y, pruning=0.5 if how == "gradual" else None)

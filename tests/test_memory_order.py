@@ -105,7 +105,7 @@ SEQUENTIAL = {  # take none
     "build", "compile", "freeze", "get_averages", "get_weights", "learnt_for", "load_weights", "network", "save",
     "specs", "summary", "unfreeze", "use_averages",
 }  # fmt: skip
-OPTIMIZER = {"advance", "next_steps", "settle", "state_dict", "rates"}
+OPTIMIZER = {"advance", "check_epochs", "next_steps", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.
 CALLED = {"step", "bind", "add_param_group", "load_state_dict", "move"}
 

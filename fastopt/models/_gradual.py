@@ -13,8 +13,6 @@ from . import _magnitudes
 from ._masks import Masks
 from ._parts import NEVER, Part, PartialEpoch, Party
 
-BACKENDS = ("cpu", "numpy")  # that train pruned models
-
 
 class Pruner(Party):
     """Prunes a model by a schedule that has an end; first_step: steps that the optimizer had done before the fit."""
@@ -47,19 +45,6 @@ class Pruner(Party):
         kernels = _magnitudes.chosen_layers(model, schedule.layers, schedule.share)
         masks = _magnitudes.masks_by_share(model, kernels, schedule.share_at(step), schedule.scope)
         _magnitudes.apply_masks(model, masks)
-
-
-def check(model: Any, schedule: Pruning | None) -> None:
-    """Raise ValueError for a model that is pruned, or to be pruned by a schedule, and cannot be trained so."""
-    if schedule is not None:
-        _magnitudes.chosen_layers(model, schedule.layers, schedule.share)
-    if model.backend not in BACKENDS:
-        raise ValueError(
-            f"pruned models are trained on the backends {' and '.join(BACKENDS)}; got {model.backend!r}, which predicts"
-            " with them. Set model.backend = 'cpu', or call fastopt.compress.unprune"
-        )
-    if model.optimizer.param_groups[0]["state_bits"] == 8:
-        raise ValueError("the optimizer of a pruned model must have state_bits=32, for masks set states to 0; got 8")
 
 
 def resolved(options: Any, rows: int | None) -> Any:

@@ -17,7 +17,7 @@ from .optim.constraints import constraint_kernels
 from .optim.counted import COUNT
 from .optim.norm import RESOLVE_STEP, squares_kernel
 from .optim.penalties import penalties_kernel
-from .optim.updates import accumulate_kernel, average_kernel, update_kernel
+from .optim.updates import accumulate_kernel, average_kernel, mask_kernel, update_kernel
 from .runtime.compile import Kernel
 from .runtime.convert import widen_kernel
 from .runtime.float16 import DTYPES_16BIT
@@ -54,7 +54,7 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
             kernels += normalization_kernels(dtype)
         if dtype not in DTYPES_16BIT:
             kernels += [*rows_kernels(dtype), FINISH, *loss_kernels(dtype), *metric_kernels(dtype)]
-            kernels += [average_kernel(dtype), *constraint_kernels(dtype)]
+            kernels += [average_kernel(dtype), mask_kernel(dtype), *constraint_kernels(dtype)]
         elif dtype == "bfloat16":
             kernels += [*mixed_kernels(dtype), *(update_kernel(rule, dtype, COPY) for rule in rules)]
     return list(dict.fromkeys(kernels))

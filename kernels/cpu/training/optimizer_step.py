@@ -129,6 +129,9 @@ class OptimizerStep:
             return {}
         return {"mask_tile": mask_tile_kernel(self.dtype).address, "mask": mask}
 
+    def end_layer(self, program: PhaseList, first: int) -> None:
+        """Called when the gradients of a layer are written, whose first parameter has this index: they wait for all."""
+
     def clip(self, max_norm: float | None) -> None:
         """Clip to this norm from now on."""
         self.record["max_norm"] = max_norm or 0.0

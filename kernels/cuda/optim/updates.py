@@ -188,6 +188,16 @@ def average_kernel(dtype: str) -> Kernel:
     return _kernel(average, 0, dtype, SAME)
 
 
+def masked(p, g, s, h, tiny):
+    """Rule of a pruned array: p where the mask g is not 0, else 0."""
+    return (p if g != 0 else g), ()
+
+
+def mask_kernel(dtype: str) -> Kernel:
+    """Return the kernel that sets arrays to zero where their masks, of their dtype, are zero."""
+    return _kernel(masked, 0, dtype, SAME)
+
+
 def update_kernel(name: str, dtype: str, form: str = SAME, unscales: bool = False) -> Kernel:
     """Return the kernel of a row of OPTIMIZERS; rows with the same rule share it.
 

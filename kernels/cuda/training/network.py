@@ -170,6 +170,7 @@ class Network:
             arrays: list[np.ndarray | Source | None] = [batches.x, batches.y]
             arrays += [state for of_param in states for state in of_param or ()]
             arrays += after.averages if after else ()
+            arrays += optimizer.masks
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
             length = batches.num_rows if batches.sizes is None else self._room_for(batches)

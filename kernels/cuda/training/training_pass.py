@@ -20,6 +20,7 @@ from ..optim.penalties import Penalties
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .after_step import AfterUpdates
+from .masks import Masks
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
 from .passes import BatchKind, Pass
 from .program import Program
@@ -66,8 +67,10 @@ class TrainingPass:
         copy = net.compute if arrays.copies else ""
         mirrored = mirror.addresses, mirror.copies, net.compute
         self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), self.steps)
+        masks = list(compress(optimizer.masks, updated)) if optimizer.masks else ()
+        self.masks = Masks(gpu, stream, net.dtype, masks, changed, totals, of_states, copies, net.compute)
         # each batch is a step, and no update waits for other gradients
-        alone = group == 1 and not norm and not self.after
+        alone = group == 1 and not norm and not self.after and not self.masks
         by_layer = alone and all(updated) and sum(elements) >= BY_LAYER
         layers = _params_of_layers(net.layers) if by_layer else []
         layers = layers if len(layers) > 1 else []
@@ -103,6 +106,7 @@ class TrainingPass:
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(optimizer.clip_norm)
         self.after.begin(optimizer.after and optimizer.after.shares)
+        self.masks.begin()
         self._divisors = optimizer.penalty_divisors
         if self.penalties:
             self.penalties.set_factors(optimizer.penalties)
@@ -140,9 +144,11 @@ class TrainingPass:
             share = updates.weight(1.0 if weights else rows / kind.step_rows)
             program.add(costs.accumulate(size, width), updates.accumulate, share)
         if ends and self.norm:
+            self.masks.add_before_norm(program)
             program.add(costs.squares(size, width), updates.clip)
         if ends:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
+            self.masks.add_to(program)
             self.after.add_to(program, updates.control.address)
         program.finish(table, 1 + len(program.net.sums) + len(more), updates.control.address if kind.ends_step else 0)
 
