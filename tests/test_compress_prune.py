@@ -367,3 +367,15 @@ def test_models_without_weights_and_frozen_ones_are_refused():
 def test_models_of_integers_are_refused(call):
     with pytest.raises(ValueError, match="the weights of a quantized model are integers: prune the model that it was"):
         call(fo.compress.quantize(model_of(dtype="float32"), bits=4))
+
+
+@pytest.mark.parametrize("how", ["prune", "gradual", "later"])
+def test_states_of_8_bits_are_refused(how):
+    model = model_of(dtype="float32")
+    if how == "later":
+        prune(model, 0.5)
+    model.compile(fo.Adam(state_bits=8), CROSS_ENTROPY)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="the states of pruned weights are zero.* with state_bits=32"):
+        prune(model, 0.5) if how == "prune" else model.fit(X, Y, pruning=0.5 if how == "gradual" else None)
+    assert_same(snapshot(model), before)
