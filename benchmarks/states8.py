@@ -64,14 +64,15 @@ def times(sizes: list[int]) -> None:
 
 def fashion(epochs: int) -> None:
     """Print the test accuracies of both kinds of states, after as many epochs from the same weights."""
-    (x, y), (test_x, test_y) = fo.datasets.load_fashion_mnist()
+    data = fo.datasets.load("fashion-mnist")
+    x, test_x = (np.asarray(rows, np.float32).reshape(len(rows), -1) for rows in (data.x_train, data.x_test))
     for bits in BITS:
         accuracies = []
         for seed in range(3):
             model = fo.Sequential([fo.Dense(256, "relu"), fo.Dense(128, "relu"), fo.Dense(10, "softmax")], seed=seed)
             model.compile(fo.Adam(state_bits=bits), "sparse_categorical_crossentropy", ["accuracy"])
-            model.fit(x, y, epochs=epochs, batch_size=64, verbose=False)
-            accuracies.append(100 * model.evaluate(test_x, test_y)["accuracy"])
+            model.fit(x, data.y_train, epochs=epochs, batch_size=64, verbose=False)
+            accuracies.append(100 * model.evaluate(test_x, data.y_test)["accuracy"])
         print(f"{bits} bits: {statistics.mean(accuracies):.2f} %", [round(value, 2) for value in accuracies])
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .formulas import ACTIVATIONS, NUM_SCALARS, OPTIMIZERS
+from .formulas.blockwise import BLOCK
 from .profile import Cost
 from .scalars import fill_scalars
 
@@ -383,6 +384,12 @@ def repack(name: str, columns: int, itemsize: int) -> Cost:
 def masking(cost: Cost, size: int) -> Cost:
     """The cost of updates that read a byte more of so many parameters: their mask."""
     return cost._replace(bytes=cost.bytes + size)
+
+
+def coding(cost: Cost, size: int, rule: str, itemsize: int) -> Cost:
+    """The cost of updates whose states, of so many parameters, are codes of 8 bits with a float32 for each block."""
+    states = 2 * len(OPTIMIZERS[rule].states) * size  # read and written
+    return cost._replace(bytes=cost.bytes + int(states * (1 + 4 / BLOCK - itemsize)))
 
 
 def column_norms(size: int, itemsize: int) -> Cost:

@@ -615,7 +615,10 @@ def _in_pieces(dtype: str) -> list[Any]:
     cpu.Additions([(other, program.gradient)]).run()
     part = cpu.FlatUpdates(net, steps, program.flat, other[16:64].copy(), 16, 16)
     part.update(0, float(np.sqrt(part.squares().sum())))
-    return [program.gradient, other, program.losses, *params]
+    bits, values = np.zeros(33, np.uint16), np.zeros(33, np.float32)
+    cpu.narrow(drawn(33).astype(np.float32), bits)
+    cpu.widen(bits, values)
+    return [values, program.gradient, other, program.losses, *params]
 
 
 def in_pieces() -> Iterator[Case]:
@@ -653,7 +656,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
     "pruned": (pruned, r"(mask_tile|sparse)_.*"),
-    "pieces": (in_pieces, r"(tree_sum|additions)_.*"),
+    "pieces": (in_pieces, r"(tree_sum|additions|narrow|widen)_.*"),
     "profiles": (profiles, r"run_program_marked"),
 }
 

@@ -33,7 +33,7 @@ def first_words(text):
 @pytest.mark.parametrize("path", [README, *PAPERS], ids=names)
 def test_examples(path, tmp_path, monkeypatch, capsys):
     """The python blocks run one after the other in one namespace, as a reader types them; "..." matches anything."""
-    needed = {"torch": "torch", "sklearn": "sklearn", "search": "optuna", "study": "scipy"}
+    needed = {"torch": "torch", "distributed": "mpi4py", "sklearn": "sklearn", "search": "optuna", "study": "scipy"}
     if path.parent.name in needed:
         pytest.importorskip(needed[path.parent.name])
     monkeypatch.chdir(tmp_path)

@@ -217,7 +217,8 @@ def test_models_in_processes_share_the_processors():
     alone = cross_val_score(small(), *IRIS, cv=3)
     with joblib.parallel_config(backend="loky", n_jobs=2):
         assert (cross_val_score(small(), *IRIS, cv=3) == alone).all()
-    said = joblib.Parallel(n_jobs=2, backend="loky", inner_max_num_threads=3)(joblib.delayed(_share)() for _ in "ab")
+    with joblib.parallel_config(backend="loky", n_jobs=2, inner_max_num_threads=3):
+        said = joblib.Parallel()(joblib.delayed(_share)() for _ in "ab")
     assert said == [3, 3]
 
 

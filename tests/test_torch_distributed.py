@@ -96,7 +96,11 @@ def on_two_ranks(tmp_path, request):
             subprocess.Popen([*command, rank, tmp_path / "store"], stderr=subprocess.PIPE, text=True)
             for rank in ("0", "1")
         ]  # fmt: skip
-        errors = [process.communicate(timeout=240)[1] for process in ranks]
+        try:
+            errors = [process.communicate(timeout=240)[1] for process in ranks]
+        finally:
+            for process in ranks:
+                process.kill()  # one whose peer has failed waits for it
         assert [process.returncode for process in ranks] == [0, 0], "\n".join(errors)
 
     return run

@@ -16,7 +16,7 @@ import numpy as np
 from ..kernels.interrupts import interrupts_held
 from ..kernels.metrics import variation_of_pass
 from ..kernels.spec import Batches, EpochHooks, OptimizerSteps, PassResult
-from ._exchange import Exchange, Traffic
+from ._exchange import Exchange, Traffic, flattened
 from ._tree import cut, num_pieces, share_of
 from ._world import World
 
@@ -28,6 +28,16 @@ class Settings(NamedTuple):
     """Options of `fit` for the exchange between ranks."""
 
     reduction: str = "fixed"
+    shard_states: bool = False
+    wire_dtype: str | None = None
+    rows: str = "global"  # "local": each rank has rows of its own
+
+    def division(self, world: World, rows: int) -> tuple[int, int, int]:
+        """Pieces of a step of at most so many rows, the first one of a rank, and the number of its pieces."""
+        if self.reduction == "fast" or self.rows == "local":
+            return world.ranks, world.rank, 1
+        pieces = num_pieces(rows)
+        return (pieces, *share_of(world.rank, world.ranks, pieces))
 
 
 class _Prepared(NamedTuple):
@@ -64,11 +74,7 @@ class DistributedNetwork:
     @property
     def traffic(self) -> Traffic:
         """Data sent so far, and time spent in the exchange."""
-        before, own = self._traffic, self._prepared.exchange.traffic if self._prepared else Traffic()
-        return Traffic(
-            before.steps + own.steps, before.sent_bytes + own.sent_bytes, before.messages + own.messages,
-            before.seconds + own.seconds,
-        )  # fmt: skip
+        return self._traffic + (self._prepared.exchange.traffic if self._prepared else Traffic())
 
     # ------------------------------------------------------------ verbs
     def train(
@@ -96,17 +102,16 @@ class DistributedNetwork:
                     if self._agree(ENDS if ends else GOES_ON, check) == ENDS:
                         break
             except _Interrupted as interrupted:  # on all ranks; after other errors these do not call MPI alike
-                self._share_states(prepared, optimizer)
+                self.share_states(prepared, optimizer)
                 raise interrupted.reason from None
-            self._share_states(prepared, optimizer)
+            self.share_states(prepared, optimizer)
         return result
 
     # ------------------------------------------------------------ memory
     def _prepare(self, batches: Batches, optimizer: OptimizerSteps, seed: int) -> _Prepared:
         """The program and the buffers of a pass; those of the one before, if they fit."""
         kernels, world, rows = self._kernels, self._world, batches.batch_size * batches.accumulate
-        count = num_pieces(rows)
-        _, own = share_of(world.rank, world.ranks, count)
+        count, _, own = self._settings.division(world, rows)
         metrics = self._network.net.metrics
         variation = variation_of_pass(metrics, batches, in_order=False) if metrics else None
         states = [None if of_param is None else [*map(id, of_param)] for of_param in optimizer.states]
@@ -116,22 +121,27 @@ class DistributedNetwork:
         if self._prepared is not None and self._prepared.key == key:
             return self._prepared
         self._traffic = self.traffic
-        largest = batches._replace(batch_size=-(-rows // count))
+        is_local = self._settings.rows == "local"
+        largest = batches._replace(batch_size=rows if is_local else -(-rows // count))
         pieces = kernels.Pieces(self._network, largest, own, optimizer, seed, variation)
-        exchange = Exchange(world, pieces.gradient, self._settings.reduction, kernels.Additions)
+        exchange = Exchange(world, pieces.gradient, pieces.buckets, kernels, self._settings.wire_dtype)
         self._prepared = _Prepared(key, pieces, exchange)
         return self._prepared
 
-    def _share_states(self, prepared: _Prepared, optimizer: OptimizerSteps) -> None:
-        """Give every rank the states, and the averages, of all parameters."""
+    def share_states(self, prepared: _Prepared, optimizer: OptimizerSteps) -> None:
+        """Give every rank the states, and the averages, of all parameters; where they are divided, rank 0 alone."""
         starts = [start for start in prepared.pieces.flat.starts if start is not None]
         states = [of_param for of_param in optimizer.states if of_param is not None]
-        for number in range(len(states[0])):
-            prepared.exchange.share([(start, of_param[number]) for start, of_param in zip(starts, states, strict=True)])
+        of_states = [[of_param[number] for of_param in states] for number in range(len(states[0]))]
         after = optimizer.after
         if after is not None and after.averages and not any(after.constraints):
-            averages = [average for average in after.averages if average is not None]
-            prepared.exchange.share(list(zip(starts, averages, strict=True)))
+            prepared.exchange.share(flattened(starts, [array for array in after.averages if array is not None]))
+        for arrays in of_states:
+            views = flattened(starts, arrays)
+            if self._settings.shard_states:
+                prepared.exchange.gather(views)
+            else:
+                prepared.exchange.share(views)
 
     # ------------------------------------------------------------ agreement
     def _agree(self, word: int, check: Callable[[], None]) -> int:
@@ -158,15 +168,22 @@ class _Epoch:
         self._owner, self._batches, self._optimizer, self._progress = owner, batches, optimizer, progress
         self._pieces, self._exchange = prepared.pieces, prepared.exchange
         world, kernels = owner._world, owner._kernels
-        self._count = num_pieces(batches.batch_size * batches.accumulate)
-        self._first, self._own = share_of(world.rank, world.ranks, self._count)
+        rows = batches.batch_size * batches.accumulate
+        self._count, self._first, self._own = owner._settings.division(world, rows)
         exchange = self._exchange
-        self._updates = kernels.FlatUpdates(
-            owner._network, optimizer, self._pieces.flat, exchange.total, exchange.first, exchange.chunk
-        )
+        place = owner._network, optimizer, self._pieces.flat
+        self._updates = [
+            kernels.FlatUpdates(*place, bucket.total, bucket.first, exchange.chunk) for bucket in exchange.buckets
+        ]
+        starts = zip(self._pieces.flat.starts, owner.params, strict=True)
+        self._params = [(start, p.reshape(-1)) for start, p in starts if start is not None]
         self._rows = batches.rows_of_steps()
         self._starts = np.concatenate([[0], np.cumsum(self._rows)])
         self._weights = None if batches.weights is None else self._step_weights()
+        self._is_local = owner._settings.rows == "local"
+        if self._is_local:  # a step's weight is that of the rows of all ranks
+            own: Any = self._rows if self._weights is None else self._weights
+            self._weights = np.add.accumulate(np.array(world.gather(own.astype(np.float64))))[-1]
         self._penalties = np.zeros(batches.steps)
         self._distinct_sums = [sums for _, sums in self._pieces.sums_by_memory()]
         columns = 1 + sum(sums.shape[1] for sums in self._distinct_sums)
@@ -177,7 +194,7 @@ class _Epoch:
         assert self._batches.weights is not None
         weights = self._batches.weights[self._batches.order].astype(np.float64)
         ends = self._starts[1:]
-        return np.array([np.add.accumulate(w)[-1] for w in np.split(weights, ends[:-1])])
+        return np.array([np.add.accumulate(np.append(0.0, w))[-1] for w in np.split(weights, ends[:-1])])
 
     def run(self, check: Callable[[], None]) -> PassResult:
         """Do all steps; an interrupt ends the epoch after one, with those before it done on all ranks."""
@@ -201,23 +218,35 @@ class _Epoch:
         if weight == 0:
             return
         self._run_pieces(step, weight)
-        exchange.sum_gradients()
-        norm = 0.0
-        if optimizer.clip_norm is not None:
-            squares = np.concatenate(self._owner._world.gather(updates.squares()))
-            norm = float(np.sqrt(np.add.accumulate(squares)[-1]))
-        updates.update(step, norm)
-        starts = zip(self._pieces.flat.starts, self._owner.params, strict=True)
-        exchange.share([(start, p) for start, p in starts if start is not None])
-        updates.finish(step)
+        norm, numbers = 0.0, range(len(exchange.buckets))
+        if optimizer.clip_norm is not None:  # which all buckets have a part in
+            for number in numbers:
+                exchange.finish(number)
+            norm = self._norm()
+        for number in numbers:
+            if optimizer.clip_norm is None:
+                exchange.finish(number)
+            updates[number].update(step, norm)
+            exchange.start_share(number, self._params)
+        exchange.finish_shares(self._params)
+        updates[0].finish(step)
+
+    def _norm(self) -> float:
+        """The norm of the whole gradient: squares of chunks, added up bucket after bucket."""
+        by_rank = self._owner._world.gather([part.squares() for part in self._updates])
+        squares = [of_rank[number] for number in range(len(self._updates)) for of_rank in by_rank]
+        return float(np.sqrt(np.add.accumulate(np.concatenate(squares))[-1]))
 
     def _run_pieces(self, step: int, weight: float) -> None:
         """Compute the gradient of the own pieces, and keep their sums."""
-        cuts = cut(int(self._rows[step]), self._count)[self._first : self._first + self._own + 1]
+        if self._is_local:
+            cuts = np.array([0, self._rows[step]])
+        else:
+            cuts = cut(int(self._rows[step]), self._count)[self._first : self._first + self._own + 1]
         begin = int(self._starts[step])
         order = self._batches.order[begin + int(cuts[0]) : begin + int(cuts[-1])]
         number = (self._optimizer.steps_done + step) * self._count + self._first
-        self._pieces.run(order, cuts - cuts[0], number, weight)
+        self._pieces.run(order, cuts - cuts[0], number, weight, self._exchange.start)
         sums = self._sums[:, step]
         sums[:, 0], at = self._pieces.losses, 1
         for of_metric in self._distinct_sums:

@@ -59,7 +59,7 @@ def cut(rows: int, pieces: int) -> np.ndarray:
 
 
 def chunk_of(elements: int) -> int:
-    """Elements of a chunk, at whose multiples a gradient of so many is cut among ranks: a power of two.
+    """Elements of a chunk, at whose multiples buckets of a gradient of so many are cut among ranks: a power of two.
 
     The norm of a gradient is added up chunk by chunk, so that it does not depend on the ranks.
 
@@ -69,12 +69,11 @@ def chunk_of(elements: int) -> int:
     return min(16_384, max(16, 1 << (elements // 64).bit_length() - 1 if elements >= 64 else 16))
 
 
-def cuts_of(elements: int, ranks: int) -> list[int]:
-    """First element of each rank's part of a gradient, and the end of the last part: multiples of a chunk.
+def cuts_of(elements: int, ranks: int, chunk: int) -> list[int]:
+    """First element of each rank's part of a bucket, and the end of the last part: multiples of a chunk.
 
-    >>> cuts_of(100, 3)
+    >>> cuts_of(100, 3, 16)
     [0, 32, 64, 100]
     """
-    chunk = chunk_of(elements)
     chunks = -(-elements // chunk)
     return [min(elements, rank * chunks // ranks * chunk) for rank in range(ranks + 1)]

@@ -37,10 +37,10 @@ PREVIOUS = ".previous"  # end of the name of the checkpoint before the last
 # Options of `fit` that another call may change: limits, and what does not reach the weights.
 FREE = {
     "epochs", "callbacks", "verbose", "max_steps", "max_seconds", "checkpoint", "checkpoint_every", "resume",
-    "validation_data", "validation_freq",
+    "validation_data", "validation_freq", "shard_states",
 }  # fmt: skip
 # Options that older files do not have: those that are as by default are left out.
-LATER = {"distributed", "reduction"}
+LATER = {"distributed", "reduction", "wire_dtype", "rows"}
 SAMPLED_ROWS = 256  # rows of the data, evenly spread, that its fingerprint is taken from
 
 

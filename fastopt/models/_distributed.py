@@ -27,6 +27,7 @@ def run(model: Any, x: Any, y: Any, options: FitOptions) -> History:
         at_once = not plan.world.largest(int(not plan.at_once))  # a bar of one rank is a reason for all
         history = training.run_at_once(model, plan) if at_once else epoch_loop.run(model, plan)
         history.traffic = plan.network.traffic
+        model.optimizer._divided = options.shard_states and not plan.world.is_first
         plan.world.agree(None)  # nobody goes on before all are done
         return history
 
@@ -42,11 +43,16 @@ def joined(model: Any, x: Any, y: Any, options: FitOptions) -> Plan:
     if error is not None:  # every rank has one
         raise error
     assert plan is not None
-    settings = distributed.Settings(options.reduction)
+    settings = distributed.Settings(options.reduction, bool(options.shard_states), options.wire_dtype, options.rows)
     network = distributed.DistributedNetwork(plan.network, _backends.get(model.backend), world, settings)
     evaluator = network if plan.evaluator is plan.network else plan.evaluator
     options = _options_of(world, plan.options)
-    return plan._replace(network=network, evaluator=evaluator, world=world, options=options)
+    plan = plan._replace(network=network, evaluator=evaluator, world=world, options=options)
+    if options.rows == "local":
+        total, size = sum(world.gather(len(plan.rows))), options.batch_size
+        assert isinstance(size, int)
+        plan = plan._replace(local_steps=-(-total // size), batch_size=size)
+    return plan
 
 
 def _begun(model: Any, x: Any, y: Any, options: FitOptions, world: Any) -> tuple[Plan | None, Exception | None]:
@@ -54,6 +60,8 @@ def _begun(model: Any, x: Any, y: Any, options: FitOptions, world: Any) -> tuple
     plan, error = None, None
     try:
         check_model(model, options)
+        if y is None:
+            raise ValueError('distributed="mpi" needs x and y, whose rows all ranks know; got an iterable of batches')
         plan = model._plan(x, y, options)
         error = _too_many(world, plan)
     except Exception as failure:
@@ -89,6 +97,12 @@ def check_model(model: Any, options: FitOptions) -> None:
             f'distributed="mpi" trains on the backend "cpu"; got {model.backend!r}. On GPUs use fastopt.torch in'
             " torch.nn.parallel.DistributedDataParallel"
         )
+    if options.wire_dtype is not None and model.dtype.name != "float32":
+        raise ValueError(f"wire_dtype={options.wire_dtype!r} is for models of float32; got {model.dtype}")
+    if model.optimizer is not None and model.optimizer.param_groups[0]["state_bits"] == 8:
+        raise ValueError('distributed="mpi" keeps states as numbers: state_bits must be 32; got 8')
+    if options.rows == "local" and "r2" in model.metrics:
+        raise ValueError('the metric r2 goes by rows that all ranks know, and rows="local" has none')
     if options.pruning is not None or model._masks is not None:
         raise ValueError('distributed="mpi" trains no pruned models: train first, and prune in a fit of one process')
     if model._quantize is not None:
@@ -97,7 +111,7 @@ def check_model(model: Any, options: FitOptions) -> None:
             " without it, or train in one process"
         )
     fixed = model._fixed_layers
-    for i, spec in enumerate(model.specs(model.inputs or 1) if model.inputs else ()):
+    for i, spec in enumerate(model.specs(model.inputs or 1)):
         if isinstance(spec, BatchNormSpec) and i not in fixed:
             raise ValueError(
                 'distributed="mpi" has no BatchNorm that is trained, as its statistics are those of all rows of a batch'
@@ -110,11 +124,11 @@ def _too_many(world: Any, plan: Plan) -> Exception | None:
     batches = None if plan.batch_size is None else int(getattr(plan.batch_size, "high", 0) or 0)
     rows = (batches or (plan.batch_size if isinstance(plan.batch_size, int) else 1)) * int(plan.options.accumulate)
     most = distributed.num_pieces(rows)
-    if world.ranks <= most:
+    if world.ranks <= most or plan.options.reduction == "fast" or plan.options.rows == "local":
         return None
     return ValueError(
         f"{world.ranks} ranks need steps of more rows: those of {rows} have {most} pieces, and a rank one at least;"
-        f" got batch_size={plan.batch_size}"
+        f' got batch_size={plan.batch_size}. reduction="fast" has no such limit'
     )
 
 
@@ -126,14 +140,21 @@ def _differing(model: Any, world: Any, plan: Plan) -> Exception | None:
         "x": rows.features, "y": rows.y, "weights of the rows": rows.weights, "rows": plan.rows,
         "validation data": None if validation is None else [validation.features, validation.y, validation.weights],
     }  # fmt: skip
-    told = _checkpoints.call_of(model, plan.options, {}, names)
+    options = plan.options
+    if options.rows == "local":
+        data = {"features": rows.features.shape[1], "validation data": data["validation data"]}
+        options = replace(options, sample_weight=None)
+    told = _checkpoints.call_of(model, options, {}, names)
+    learnt = model.learnt
+    told["what is known of the data"] = _summary([*map(repr, learnt.statistics), learnt.classes, learnt.target_scale])
     told |= {name: _summary(value) for name, value in data.items()}
     told |= {name: getattr(plan.options, name) for name in ("epochs", "max_steps", "max_seconds")}
     told |= {"version of fastopt": version("fastopt"), "version of NumPy": np.__version__}
     described = optimizer.state_dict()
     groups = [{k: v for k, v in group.items() if k != "params"} for group in described["param_groups"]]
     told |= {"weights of the model": _summary(model.parameters), "options of the optimizer": repr(groups)}
-    told["states of the optimizer"] = _summary([list(state.values()) for state in described["state"].values()])
+    if not plan.options.shard_states:  # else each rank has those of its part
+        told["states of the optimizer"] = _summary([list(state.values()) for state in described["state"].values()])
     found = distributed.differences(world.gather(told))
     return ValueError(f"all ranks must begin alike: {'; '.join(found)}") if found else None
 

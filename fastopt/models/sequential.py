@@ -50,6 +50,8 @@ from ._row_stream import RowStream
 from .history import History
 from .training import NAN, FitOptions
 
+DIVIDED = "this rank has a part of the optimizer's states alone"
+
 
 class Sequential(Incremental):
     """A network of dense layers; each is applied to the outputs of the one before.
@@ -224,6 +226,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         pruning: Pruning | Share | None = None,
         distributed: str | None = None,
         reduction: str = "fixed",
+        shard_states: bool = False,
+        wire_dtype: str | None = None,
+        rows: str = "global",
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -306,8 +311,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
                           files. At most four ranks, from 1,024 rows a step on eight, and so on
         reduction         "fixed": gradients are added up in the order of a tree over pieces of a step's rows, so that
-                          weights, states and figures have the same bits for any number of ranks. "fast": by MPI's own
-                          sum, whose bits depend on the ranks
+                          weights, states and figures have the same bits for any number of ranks. "fast": each rank has
+                          one piece, which saves the sums over pieces; bits depend on the number of ranks
+        shard_states      True: each rank keeps the optimizer's states of its part of the weights alone, so that their
+                          memory is divided by the ranks. At the end of a pass rank 0 gets those of all, for files
+        wire_dtype        "bfloat16": gradients are rounded to it to be sent, in half as many bytes; weights are not.
+                          Bits depend on the number of ranks then
+        rows              "local": x and y are rows of this rank alone, more or fewer than those of others. A step takes
+                          from each rank its share of batch_size, which is that of all together. `classes`, and the
+                          statistics of Normalization, must be set before. "global": all ranks have the same data
 
         Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
         DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
@@ -344,6 +356,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
             max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
+            shard_states, wire_dtype, rows,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
             if options.distributed is not None:
@@ -450,6 +463,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         assert self.optimizer is not None
         if len(self.optimizer.param_groups) > 1:
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
+        if self.optimizer._divided and not (options is not None and options.shard_states):
+            raise ValueError(f"{DIVIDED}: fit goes on with shard_states=True")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
         if self._masks is not None or (options is not None and options.pruning is not None):
@@ -643,6 +658,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         True
         """
         check_flag("weights_only", weights_only)
+        if self.optimizer is not None and self.optimizer._divided and not weights_only:
+            raise ValueError(f"{DIVIDED}: save on rank 0, or weights_only=True")
         with self._use.shared("save"):
             self._bring_back()
             checkpoint.write(path, *_description.describe(self, weights_only=bool(weights_only)))

@@ -110,6 +110,9 @@ class FitOptions:
     pruning: Any = None  # a `Pruning`, once they are made
     distributed: str | None = None
     reduction: str = "fixed"
+    shard_states: bool = False
+    wire_dtype: str | None = None
+    rows: str = "global"
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -149,7 +152,8 @@ class FitOptions:
             check_limits(self)
         if (self.checkpoint, self.checkpoint_every, self.resume) != (None, None, None):
             check_checkpoints(self)
-        if (self.distributed, self.reduction) != (None, "fixed"):
+        together = self.distributed, self.reduction, self.shard_states, self.wire_dtype, self.rows
+        if together != (None, "fixed", False, None, "global"):
             distributed.check_options(self)
 
     @property
@@ -224,6 +228,7 @@ class Plan(NamedTuple):
     saved: list[Any] | None = None  # the `_checkpoints.Saved` to go on from, if there is one, until it is used
     source: Any = None  # of epochs whose batches come one by one: an `ItemSource` or `AugmentedSource`
     world: Any = None  # the ranks that train together, of `fastopt.distributed`; None: there is one
+    local_steps: int | None = None  # steps of an epoch where each rank has rows of its own
 
     @property
     def at_once(self) -> bool:
@@ -291,6 +296,7 @@ def calls_at_once(model: Model, plan: Plan, history: History) -> Iterator[tuple[
     """
     numbers, warned = plan.options.epoch_numbers, False
     is_alone = type(plan.batch_size) is not int or (plan.options.drop_last and varies(model.metrics))
+    is_alone = is_alone or plan.local_steps is not None
 
     def finished(results: EpochResults) -> None:
         model.epochs_done += len(results.losses)
@@ -337,6 +343,9 @@ def next_batches(model: Model, plan: Plan) -> Batches:
     data, is_number = plan.data, type(plan.batch_size) is int
     size = plan.batch_size if type(plan.batch_size) is int else 1
     batches = Batches(data.x, data.y, rows, size, int(options.accumulate), shuffle=shuffle, weights=data.weights)
+    if plan.local_steps is not None:
+        sizes = np.diff(np.arange(plan.local_steps + 1) * len(rows) // plan.local_steps)
+        return batches._replace(batch_size=int(sizes.max()), sizes=sizes)
     if is_number and not options.drop_last:
         return batches
     assert plan.batch_size is not None

@@ -65,7 +65,7 @@ def torch_docstring(row: OptimizerClass) -> str:
         f"tensor([{first:.4f}, {second:.4f}])",
     ]
     _, _, formulas = row.doc.partition("\n")
-    head = f"{peer.peer}, with the same arguments, and clip_norm; states: {states}."
+    head = f"{peer.peer} with its arguments, clip_norm and state_bits; states: {states}."
     example_section = _section("Example", (_INDENT * 2 + line for line in example))
     source = _filled(f"Source: {_sources(row)}")
     return f"{_filled(head, '', _INDENT)}\n{formulas}\n\n{source}\n\n{example_section}\n{_INDENT}"

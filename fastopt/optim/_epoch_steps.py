@@ -19,6 +19,7 @@ class EpochSteps(Settings):
     _param_states: list[ParamState]
     _step_lock: Any
     state_rounding: Any
+    _divided = False  # states are those of a part of the parameters: others have been updated by other processes
 
     @property
     def steps(self) -> int:

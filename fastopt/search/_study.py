@@ -14,6 +14,7 @@ from ._optuna import optuna
 from ._space import Space
 
 ATTEMPTS = 3  # to open a database
+MADE_TWICE = ("already exists", "alembic_version")  # words of errors: a table, or the row of its version
 FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 BEGUN = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
 
@@ -91,7 +92,7 @@ def _opened(storage: Any) -> Any:
         except ImportError:  # of the database's driver
             raise
         except Exception as error:  # SQLAlchemy's, of which there are many
-            if "already exists" not in str(error) or attempt == ATTEMPTS - 1:
+            if not any(words in str(error) for words in MADE_TWICE) or attempt == ATTEMPTS - 1:
                 reason = str(error).partition("\n")[0]
                 raise ValueError(f"the storage {storage!r} cannot be opened: {reason}") from error
             time.sleep(1.0)

@@ -67,19 +67,21 @@ class TimeModel:
 
     def seconds(self, work: Work) -> Estimate:
         """The predicted time of a training, with the interval that a measurement falls into."""
-        value, deviation = self._fit.predict_one(work, max(self._fit.spread, self._spread_held_out(work)))
+        value, deviation = self._fit.predict_one(work, self._spread(work))
         width = self._fit.quantile * deviation
         return Estimate(value, max(0.0, value - width), value + width)
 
-    def _spread_held_out(self, work: Work) -> float:
+    def _spread(self, work: Work) -> float:
         """Root of the mean squared relative error of sizes held out; of large ones alone for another, if there are 3.
+
+        It is that of the residuals where none can be held out.
 
         Small models of the same work differ by half of their time, as their products suit the processor or do not.
         """
         large = {size: errors for size, errors in self.held_out.items() if size >= LARGE}
         chosen = large if work.parameters >= LARGE and len(large) >= LEAST_LARGE else self.held_out
         unseen = [error for errors in chosen.values() for error in errors]
-        return float(np.sqrt(np.mean(np.square(unseen)))) if unseen else 0.0
+        return float(np.sqrt(np.mean(np.square(unseen)))) if unseen else self._fit.spread
 
     def worst_held_out(self, least: int = LARGE) -> float | None:
         """The largest relative error of times of sizes held out, of so many parameters at least; None: there are none.

@@ -32,7 +32,7 @@ def accelerate(optimizer: torch.optim.Optimizer) -> Any: ...
 def step_in_backward(optimizer: torch.optim.Optimizer) -> StepInBackward: ...
 
 class SGD(Accelerated, torch.optim.SGD):
-    """torch.optim.SGD, with the same arguments, and clip_norm; states: momentum_buffer.
+    """torch.optim.SGD with its arguments, clip_norm and state_bits; states: momentum_buffer.
 
         p = p - lr g                                                        momentum = 0
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
@@ -50,7 +50,7 @@ class SGD(Accelerated, torch.optim.SGD):
     """
 
 class Adagrad(Accelerated, torch.optim.Adagrad):
-    """torch.optim.Adagrad, with the same arguments, and clip_norm; states: sum.
+    """torch.optim.Adagrad with its arguments, clip_norm and state_bits; states: sum.
 
         s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
 
@@ -66,7 +66,7 @@ class Adagrad(Accelerated, torch.optim.Adagrad):
     """
 
 class Adadelta(Accelerated, torch.optim.Adadelta):
-    """torch.optim.Adadelta, with the same arguments, and clip_norm; states: square_avg, acc_delta.
+    """torch.optim.Adadelta with its arguments, clip_norm and state_bits; states: square_avg, acc_delta.
 
         v = rho v + (1 - rho) g^2;  d = sqrt(u + eps) / sqrt(v + eps) g;  u = rho u + (1 - rho) d^2;  p = p - lr d
 
@@ -82,7 +82,7 @@ class Adadelta(Accelerated, torch.optim.Adadelta):
     """
 
 class RMSprop(Accelerated, torch.optim.RMSprop):
-    """torch.optim.RMSprop, with the same arguments, and clip_norm; states: square_avg, momentum_buffer, grad_avg.
+    """torch.optim.RMSprop with its arguments, clip_norm and state_bits; states: square_avg, momentum_buffer, grad_avg.
 
         v = alpha v + (1 - alpha) g^2
         d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
@@ -100,7 +100,7 @@ class RMSprop(Accelerated, torch.optim.RMSprop):
     """
 
 class Adam(Accelerated, torch.optim.Adam):
-    """torch.optim.Adam, with the same arguments, and clip_norm; states: exp_avg, exp_avg_sq, max_exp_avg_sq.
+    """torch.optim.Adam with its arguments, clip_norm and state_bits; states: exp_avg, exp_avg_sq, max_exp_avg_sq.
 
         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
@@ -120,7 +120,7 @@ class Adam(Accelerated, torch.optim.Adam):
     """
 
 class AdamW(Accelerated, torch.optim.AdamW):
-    """torch.optim.AdamW, with the same arguments, and clip_norm; states: exp_avg, exp_avg_sq, max_exp_avg_sq.
+    """torch.optim.AdamW with its arguments, clip_norm and state_bits; states: exp_avg, exp_avg_sq, max_exp_avg_sq.
 
         p = p (1 - lr weight_decay);  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
@@ -140,7 +140,7 @@ class AdamW(Accelerated, torch.optim.AdamW):
     """
 
 class NAdam(Accelerated, torch.optim.NAdam):
-    """torch.optim.NAdam, with the same arguments, and clip_norm; states: exp_avg, exp_avg_sq.
+    """torch.optim.NAdam with its arguments, clip_norm and state_bits; states: exp_avg, exp_avg_sq.
 
         mu(k) = beta1 (1 - 0.96^(k momentum_decay) / 2);  M = mu(1) ... mu(step);  m, v: as Adam's
         d = mu(step + 1) m / (1 - M mu(step + 1)) + (1 - mu(step)) g / (1 - M)

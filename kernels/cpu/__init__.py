@@ -48,6 +48,7 @@ from .training.queue import RUN_QUEUE, run_passes
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
 from .training.shuffle import shuffle_kernel
 from .training.tree_sums import Additions, additions_kernel, tree_sum_kernel
+from .training.wire import NARROW_KERNEL, WIDEN_KERNEL, narrow, widen
 
 __all__ = [
     "Additions",
@@ -66,12 +67,14 @@ __all__ = [
     "get_num_threads",
     "gradient_norm",
     "loss",
+    "narrow",
     "on_one_thread",
     "on_threads",
     "run_passes",
     "sum_rows",
     "update",
     "update_rows",
+    "widen",
 ]
 
 ROW_NUMBERS = "uint32"  # their dtype where all fit
@@ -82,6 +85,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
     kernels += [RUN_PROGRAM, MARKED_PROGRAM, RUN_QUEUE, TOTAL_KERNEL, FINISH, JUDGE_KERNEL, SORT_ROWS, UPDATE_ROWS]
+    kernels += [NARROW_KERNEL, WIDEN_KERNEL]
     kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL, MEASURE_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)

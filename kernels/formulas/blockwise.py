@@ -1,10 +1,10 @@
 """Block-wise dynamic quantisation of optimizer states: 8 bits a number (Dettmers et al. 2022, as in bitsandbytes).
 
 A state is kept as a code of 8 bits an element, and a float32 a BLOCK: the largest magnitude there. A number is that of
-its code in a map, times the magnitude. The map of 256 numbers in [-1, 1], or in [0, 1] for states that are sums or means
-of squares, is finer in the larger of seven decades of magnitudes, from 1e-7 to 1: decade e of the signed map has 2^e
-entries, the middles of as many equal parts of it, and the unsigned map has twice as many. 0 and 1 are entries, -1 is
-not.
+its code in a map, times the magnitude. The map of 256 numbers in [-1, 1], or in [0, 1] for states that are sums or
+means of squares, is finer in the larger of seven decades of magnitudes, from 1e-7 to 1: decade e of the signed map has
+2^e entries, the middles of as many equal parts of it, and the unsigned map has twice as many. 0 and 1 are entries, -1
+is not.
 
 A magnitude u in [0, 1] gets the nearest entry, of two equally near ones the larger: it is found in float32 arithmetic,
 so that one within 1e-5 of the distance of two entries from their middle may get either. The pieces of the map are the

@@ -35,7 +35,9 @@ def error_of(model, x=x, y=y, **options):
     return "none"
 """
 
-DIFFERENCES = PROGRAM + """
+DIFFERENCES = (
+    PROGRAM
+    + """
 tell([
     error_of(model(seed=rank)),
     error_of(model(), epochs=1 + rank),
@@ -50,8 +52,11 @@ tell([
     error_of(model()),
 ])
 """
+)
 
 
+@pytest.mark.slow
+@pytest.mark.repeats
 def test_ranks_that_do_not_begin_alike_are_told_so():
     first, second = results(2, DIFFERENCES)
     told = [
@@ -71,7 +76,9 @@ def test_ranks_that_do_not_begin_alike_are_told_so():
     assert first[10] == second[10] == "none"
 
 
-DYING = PROGRAM + """
+DYING = (
+    PROGRAM
+    + """
 class End(fo.Callback):
     every_steps = 5
     def on_step_end(self, model, step, logs):
@@ -84,8 +91,10 @@ class End(fo.Callback):
 model().fit(x, y, epochs=10**6, batch_size=16, distributed="mpi", verbose=0, callbacks=[End()],
     checkpoint=sys.argv[2], checkpoint_every=1)
 """
+)
 
 
+@pytest.mark.slow
 @pytest.mark.repeats
 @pytest.mark.parametrize("how", ["killed", "raises"])
 def test_a_rank_that_dies_ends_the_job(how, tmp_path):
@@ -106,7 +115,9 @@ def test_a_rank_that_dies_ends_the_job(how, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["model.ckpt", "model.ckpt.previous"]
 
 
-INTERRUPTED = PROGRAM + """
+INTERRUPTED = (
+    PROGRAM
+    + """
 signal.signal(signal.SIGINT, signal.default_int_handler)
 class Press(fo.Callback):
     def on_epoch_begin(self, model, epoch):
@@ -120,8 +131,10 @@ except KeyboardInterrupt:
     pass
 tell([made.optimizer.steps, [float(p.sum()) for p in made.parameters], len(made.history.epochs) >= 2])
 """
+)
 
 
+@pytest.mark.slow
 @pytest.mark.repeats
 def test_an_interrupt_of_one_rank_is_one_of_all():
     """The model is usable and alike on all, unless the interrupt came while Python looked after the epoch."""
@@ -136,7 +149,9 @@ def test_an_interrupt_of_one_rank_is_one_of_all():
         assert "fastopt: rank 1 of 2 failed: KeyboardInterrupt" in err
 
 
-NANS = PROGRAM + """
+NANS = (
+    PROGRAM
+    + """
 import warnings
 warnings.simplefilter("ignore")
 made = fo.Sequential([fo.Dense(8, "tanh"), fo.Dense(1)])
@@ -145,8 +160,10 @@ y[99] = 3e38  # of the last of the first step's four pieces, which is rank 1's
 history = made.fit(x, y, epochs=1, batch_size=100, shuffle=False, distributed="mpi", verbose=0)
 tell([repr(history["loss"][0]), [int(np.isnan(p).sum()) for p in made.parameters]])
 """
+)
 
 
+@pytest.mark.slow
 @pytest.mark.repeats
 def test_a_nan_on_one_rank_is_one_on_all():
     first, second = results(2, NANS)
@@ -176,8 +193,18 @@ def test_what_is_missing_is_named(monkeypatch):
     [
         ({"distributed": "nccl"}, "distributed must be 'mpi'|unknown distributed"),
         ({"distributed": "mpi", "reduction": "exact"}, "reduction"),
-        ({"reduction": "fast"}, 'reduction=\'fast\' is for distributed="mpi"'),
+        ({"reduction": "fast"}, "reduction='fast' is for distributed=\"mpi\""),
         ({"distributed": "mpi", "batch_size": "auto"}, "needs a batch_size that all ranks share"),
+        ({"rows": "local"}, 'rows=\'local\' is for distributed="mpi"'),
+        ({"shard_states": True}, 'shard_states=True is for distributed="mpi"'),
+        ({"wire_dtype": "bfloat16"}, 'wire_dtype=\'bfloat16\' is for distributed="mpi"'),
+        ({"distributed": "mpi", "wire_dtype": "float16"}, "wire_dtype"),
+        ({"distributed": "mpi", "rows": "mine"}, "rows"),
+        ({"distributed": "mpi", "rows": "local", "checkpoint": "x"}, "use a callback such as ModelCheckpoint"),
+        ({"distributed": "mpi", "rows": "local", "validation_split": 0.5}, "use validation_data"),
+        ({"distributed": "mpi", "rows": "local", "accumulate": 2}, "use a larger batch_size"),
+        ({"distributed": "mpi", "rows": "local", "batch_size": "full"}, "needs a batch_size in rows"),
+        ({"distributed": "mpi", "rows": "local", "class_weight": "balanced"}, "give weights by label"),
         ({"distributed": "mpi", "augment": lambda x, y, rng: (x, y)}, "transform them beforehand"),
     ],
 )
@@ -194,6 +221,7 @@ def test_options_that_do_not_go_together(options, words):
     [
         (lambda: fo.Sequential([fo.Dense(1)], inputs=2, backend="numpy"), "trains on the backend"),
         (lambda: fo.Sequential([fo.Dense(3), fo.BatchNorm(), fo.Dense(1)], inputs=2), "use LayerNorm"),
+        (lambda: fo.Sequential([fo.Dense(3), fo.BatchNorm(), fo.Dense(1)]), "use LayerNorm"),
     ],
 )
 def test_models_that_ranks_cannot_train_together(make, words):
@@ -204,3 +232,13 @@ def test_models_that_ranks_cannot_train_together(make, words):
         model.fit(np.ones((4, 2)), np.ones(4), distributed="mpi", verbose=0)
     assert model.optimizer.steps == 0
 
+
+def test_batches_from_an_iterable_are_refused():
+    pytest.importorskip("mpi4py")
+    model = fo.Sequential([fo.Dense(1)], inputs=2)
+    model.compile("sgd", "mean_squared_error")
+    with pytest.raises(ValueError, match="needs x and y, whose rows all ranks know; got an iterable"):
+        model.fit([(np.ones((4, 2)), np.ones(4))], distributed="mpi", verbose=0)
+    model.compile(fo.SGD(lr=0.1), "mean_squared_error", metrics=["r2"])
+    with pytest.raises(ValueError, match="the metric r2 goes by rows that all ranks know"):
+        model.fit(np.ones((4, 2)), np.ones(4), distributed="mpi", rows="local", verbose=0)

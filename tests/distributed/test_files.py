@@ -11,13 +11,17 @@ from helpers_mpi_cases import PROGRAM, alone
 import fastopt as fo
 from fastopt.cli.main import main
 
-RESUMED = PROGRAM + """
+RESUMED = (
+    PROGRAM
+    + """
 path, stop, every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 tell(train("adam", distributed="mpi", epochs=5, checkpoint=path, resume=True, checkpoint_every=every,
     max_steps=stop or None, validation_split=0.1)[0])
 """
+)
 
 
+@pytest.mark.slow
 @pytest.mark.repeats
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 3)])
 def test_a_training_goes_on_with_other_ranks(first, then, tmp_path):
@@ -37,7 +41,9 @@ def test_a_checkpoint_of_one_process_is_of_another_training(tmp_path):
         alone("adam", distributed="mpi", checkpoint=path, resume=True, epochs=3)
 
 
-WRITTEN = PROGRAM + """
+WRITTEN = (
+    PROGRAM
+    + """
 import os
 folder = sys.argv[1]
 calls = []
@@ -49,12 +55,15 @@ class Count(fo.Callback):
             model.stop_training = True
 log = fo.callbacks.CSVLogger(os.path.join(folder, f"log{distributed.rank()}.csv"))
 best = fo.callbacks.ModelCheckpoint(os.path.join(folder, f"best{distributed.rank()}.safetensors"))
-history = train("adam", distributed="mpi", epochs=9, callbacks=[log, best, Count(), fo.EarlyStopping("loss", patience=3)],
-    max_seconds=60, checkpoint=os.path.join(folder, f"model{distributed.rank()}.ckpt"), checkpoint_every="1 s")[2]
+callbacks = [log, best, Count(), fo.EarlyStopping("loss", patience=3)]
+history = train("adam", distributed="mpi", epochs=9, callbacks=callbacks, max_seconds=60,
+    checkpoint=os.path.join(folder, f"model{distributed.rank()}.ckpt"), checkpoint_every="1 s")[2]
 tell([calls, history.epochs])
 """
+)
 
 
+@pytest.mark.slow
 @pytest.mark.repeats
 def test_rank_0_writes_files_and_any_rank_may_stop(tmp_path):
     """A callback of rank 1 stops all after step 6, in the second epoch of four steps."""
@@ -65,6 +74,7 @@ def test_rank_0_writes_files_and_any_rank_may_stop(tmp_path):
     assert fo.load_model(tmp_path / "model0.ckpt").optimizer.steps == 6
 
 
+@pytest.mark.slow
 @pytest.mark.repeats
 def test_one_bar_is_shown():
     job = helpers_mpi.start(2, "-c", PROGRAM + "\ntrain('adam', distributed='mpi', verbose=1)")
@@ -74,6 +84,7 @@ def test_one_bar_is_shown():
     assert (out + err).replace("\r", "\n").count("accuracy=") <= (out + err).replace("\r", "\n").count("Epoch")
 
 
+@pytest.mark.slow
 @pytest.mark.repeats
 def test_the_command_line(tmp_path):
     """One rank prints and writes; the model is that of one rank."""

@@ -11,6 +11,7 @@ from helpers_mpi_cases import NAMES, PROGRAM, alone
 ALL = "\ntell({name: train(name, distributed='mpi')[0] for name in sys.argv[1].split(',')})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.repeats)])
 def test_any_number_of_ranks_has_the_same_bits(ranks):
     """Weights, states and figures, on every rank; a training of several cases in one job."""
@@ -22,6 +23,109 @@ def test_any_number_of_ranks_has_the_same_bits(ranks):
             assert told[rank][name] == wanted, (name, rank)
 
 
+SMALL_BUCKETS = """
+from fastopt.kernels.cpu.training import pieces
+pieces.BUCKET_BYTES = 32
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+def test_gradients_that_travel_in_buckets():
+    """While the layers below are computed. The order of a sum of squares, for clipping, is that of the buckets."""
+    names = ("sgd", "weighted", "averaged", "frozen", "adam")
+    told = results(2, SMALL_BUCKETS + PROGRAM + ALL, ",".join(names))
+    for name in names[:-1]:
+        wanted = alone(name, distributed="mpi")[0]
+        assert [told[rank][name] for rank in (0, 1)] == [wanted] * 2, name
+    one = results(1, SMALL_BUCKETS + PROGRAM + ALL, "adam")
+    assert [of_rank["adam"] for of_rank in told] == [one[0]["adam"]] * 2
+
+
+DIVIDED = """
+import resource
+told, model, history = train("adam", distributed="mpi", shard_states=True)
+states = [v for s in model.optimizer.state_dict()["state"].values() for v in s.values() if hasattr(v, "shape")]
+zeros = sum(int((s == 0).sum()) for s in states) / sum(s.size for s in states)
+def refusal(f, *args, **options):
+    try:
+        f(*args, **options)
+    except ValueError as error:
+        return str(error)
+again = train("adam", distributed="mpi", shard_states=True, epochs=4)[0]
+on = model.fit(x, labels, batch_size=64, epochs=4, initial_epoch=2, distributed="mpi", shard_states=True, verbose=0)
+weights = digest(model.parameters)
+import io
+tell([told, zeros, refusal(model.save, io.BytesIO()), refusal(model.fit, x, labels), again[0], weights])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+def test_states_are_divided():
+    """Weights and figures are those of states that are not; rank 0 has all states, the other its part."""
+    first, second = results(2, PROGRAM + DIVIDED)
+    wanted = alone("adam", distributed="mpi")[0]
+    assert first[0] == wanted
+    assert second[0][0] == wanted[0]
+    assert second[0][1] != wanted[1]
+    assert first[1] < 0.1 < 0.4 < second[1] < 0.7
+    assert first[2] is first[3] is None
+    assert "this rank has a part of the optimizer's states alone: save on rank 0" in second[2]
+    assert "fit goes on with shard_states=True" in second[3]
+    assert first[4] == first[5] == second[4] == second[5]
+
+
+WIRE = "\ntell([train(n, distributed='mpi', wire_dtype='bfloat16')[0] for n in ('sgd', 'weighted')])"
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+def test_bfloat16_on_the_wire():
+    """Alike on all ranks, other bits than float32, and nearly its losses."""
+    first, second = results(2, PROGRAM + WIRE)
+    assert first == second
+    for name, found in zip(("sgd", "weighted"), first, strict=True):
+        wanted = alone(name, distributed="mpi")[0]
+        assert found[0] != wanted[0]
+        np.testing.assert_allclose(found[4], wanted[4], rtol=0.02)
+
+
+FAST = "\ntell([train(n, distributed='mpi', reduction='fast')[0] for n in ('sgd', 'weighted', 'steps')])"
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+def test_fast_sums_are_alike_on_all_ranks_and_nearly_the_fixed_ones():
+    found = results(3, PROGRAM.replace("fo.Dropout(0.3)", "fo.Dropout(0.0)") + FAST)
+    assert found[0] == found[1] == found[2]
+    space = {}
+    exec(PROGRAM.replace("fo.Dropout(0.3)", "fo.Dropout(0.0)"), space)
+    for name, own in zip(("sgd", "weighted", "steps"), found[0], strict=True):
+        wanted = space["train"](name, distributed="mpi")[0]
+        assert own[0] != wanted[0]
+        np.testing.assert_allclose(own[4], wanted[4], rtol=2e-3)
+
+
+TRAFFIC = """
+model = fo.Sequential([fo.Dense(300, "relu"), fo.Dense(200), fo.Dense(3)], inputs=6)
+model.compile("sgd", "sparse_categorical_crossentropy")
+history = model.fit(x, labels, batch_size=64, distributed="mpi", verbose=0)
+size = sum(p.nbytes for p in model.parameters)
+tell(history.traffic.sent_bytes / (4 * size))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+def test_bytes_are_the_fewest():
+    """2 (n - 1) / n of the gradients in a step, on average over the ranks: four steps."""
+    for ranks in (2, 3):
+        found = results(ranks, PROGRAM + TRAFFIC)
+        assert np.mean(found) == pytest.approx(2 * (ranks - 1) / ranks, rel=0.02)
+
+
+@pytest.mark.slow
 @pytest.mark.repeats
 def test_four_ranks_of_two_threads():
     """More ranks than processors, each with more threads than it needs."""
@@ -46,3 +150,43 @@ def test_one_rank_agrees_with_a_plain_fit(name):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-4 if name != "averaged" else 7e-3)
     np.testing.assert_allclose(losses, plain_losses, rtol=2e-3)
     assert figures.keys() == plain_figures.keys()
+
+
+LOCAL = """
+def local(own_rows, weights=None, **more):
+    model = fo.Sequential([fo.Dense(9, "tanh"), fo.Dense(3)], seed=2)
+    model.compile(fo.SGD(lr=0.1), "sparse_categorical_crossentropy", ["accuracy"])
+    model.classes = [0, 1, 2]
+    own = None if weights is None else weights[own_rows]
+    more |= dict(epochs=2, batch_size=60, shuffle=False, verbose=0, sample_weight=own)
+    history = model.fit(x[own_rows], labels[own_rows], **more)
+    return [[p.tolist() for p in model.parameters], history["loss"], history["accuracy"], history.step_losses.tolist()]
+
+ends = [0, 150, 153, 203]
+rows = np.arange(*ends[distributed.rank() : distributed.rank() + 2])
+tell([local(rows, w, distributed="mpi", rows="local") for w in (None, np.arange(203) % 3)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+def test_rows_of_each_rank():
+    """150, 3 and 50 rows in four steps: those of one process whose steps have the rows of all ranks."""
+    told = results(3, PROGRAM + LOCAL)
+    assert told[0] == told[1] == told[2]
+    space = {}
+    exec(PROGRAM, space)
+    fo, x, labels = space["fo"], space["x"], space["labels"]
+    shares = [np.arange(0, 150), np.arange(150, 153), np.arange(153, 203)]
+    cut = [[share[i * len(share) // 4 : (i + 1) * len(share) // 4] for share in shares] for i in range(4)]
+    steps = [np.concatenate(parts) for parts in cut]
+    for weights, (found, losses, accuracies, step_losses) in zip((None, np.arange(203) % 3), told[0], strict=True):
+        model = fo.Sequential([fo.Dense(9, "tanh"), fo.Dense(3)], seed=2)
+        model.compile(fo.SGD(lr=0.1), "sparse_categorical_crossentropy", ["accuracy"])
+        items = [(x[s], labels[s]) if weights is None else (x[s], labels[s], weights[s]) for s in steps]
+        history = model.fit(items, epochs=2, verbose=0)
+        for ours, theirs in zip(found, model.parameters, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(step_losses, history.step_losses, rtol=1e-5)
+        np.testing.assert_allclose(losses, history["loss"], rtol=1e-6)
+        np.testing.assert_allclose(accuracies, history["accuracy"], rtol=1e-9)

@@ -494,7 +494,9 @@ TREE_SUM = _record(
     "levels",  # (num_levels,) addresses of arrays of as many elements: sums over 1, 2, 4 ... pieces that wait
     "num_levels",
     "elements",
+    "first_piece",  # number of the piece of step 0
 )
+WIRE = _record("wide", "narrow", "elements")  # float32 values, and their bits in bfloat16: see training/wire.py
 ADDITIONS = _record(
     "pairs",  # (count, 2) addresses of arrays of as many elements: the first of each becomes the sum of both
     "count",

@@ -66,6 +66,8 @@ def add_gradients(
                 program, saved, dy, needs_dx, into, None if optimizer_step else rule,
                 isinstance(below, SavedDense), after,
             )  # fmt: skip
+            if optimizer_step:
+                optimizer_step.end_layer(program, end)
             continue
         dx = program.zeros(*saved.x.shape) if needs_dx else None
         if isinstance(saved, SavedDense):
@@ -91,6 +93,8 @@ def add_gradients(
             fields["col_sums"] = col_sums
             own_rule, masked = None if optimizer_step else rule, after.masks[end] is not None
             col_sums = _add_dense(program, saved, dy, dx, below, fields, own_rule, after, masked)
+            if optimizer_step:
+                optimizer_step.end_layer(program, end)
         elif dx is not None:
             cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
             record = fill(DROPOUT, x=dy, y=dx, **saved.fields)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ... import costs
 from ...formulas import NUM_SCALARS, clip_factor
-from ...spec import Batches
+from ...spec import WHOLE, Batches
 from ..optim.masked_loops import mask_tile_kernel
 from ..optim.norm import SQUARES_KERNEL, Squares
 from ..optim.updates import TILE, UPDATE_ALL
@@ -129,6 +129,9 @@ class OptimizerStep:
             return {}
         return {"mask_tile": mask_tile_kernel(self.dtype).address, "mask": mask}
 
+    def end_layer(self, program: PhaseList, first: int) -> None:
+        """Called when the gradients of a layer are written, whose first parameter has this index: they wait for all."""
+
     def clip(self, max_norm: float | None) -> None:
         """Clip to this norm from now on."""
         self.record["max_norm"] = max_norm or 0.0
@@ -148,6 +151,9 @@ class OptimizerStep:
             program.add(SQUARES_KERNEL, self.squares.record, barrier=True, cost=cost)
         cost = self.after.cost_of_update(costs.apply(self.size, self.rule, self.itemsize), self.size)
         cost = costs.masking(cost, sum(mask.size for mask in self.after.masks if mask is not None))
+        of_params = zip(self.params, self.states, self.after.storages, strict=True)
+        coded = sum(p.size for p, states, storage in of_params if states and storage != WHOLE)
+        cost = costs.coding(cost, coded, self.rule, self.itemsize)
         program.add(apply_kernel(self.dtype), self.record, barrier=False, cost=cost)
 
 

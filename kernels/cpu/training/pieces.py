@@ -7,24 +7,30 @@ them sends that. `flat_updates` has the update.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...formulas import NUM_SCALARS
 from ...metrics import Variation
+from ...profile import recorder
 from ...spec import Batches, OptimizerSteps
-from ..runtime.launch import STEP_FLOPS, num_threads_for
-from ..runtime.primitives import aligned_zeros
+from ..runtime.launch import STEP_FLOPS, get_num_threads, num_threads_for
+from ..runtime.primitives import address_of, aligned_zeros
+from ..runtime.records import RUN, fill
+from ..runtime.teams import run_team, yield_address
 from .after_step import AfterUpdates
 from .network import Network
+from .phases import PhaseList
 from .program import Program
 from .row_weights import RowWeights
+from .run import RUN_PROGRAM
 from .tree_sums import Additions, TreeSum
 
 ALIGNED = 4_096  # elements of a parameter whose gradient begins at a cache line
 LINE_ELEMENTS = 16
+BUCKET_BYTES = 1 << 20  # of a gradient, that are complete before others, at least
 
 
 class Flat:
@@ -52,22 +58,44 @@ class Flat:
 
 
 class _Gradients:
-    """The gradients of a program in one array, as `add_gradients` asks for them."""
+    """The gradients of a program in one array, as `add_gradients` asks for them.
 
-    def __init__(self, flat: Flat, dtype: str, pieces: int) -> None:
+    buckets: neighbouring parts of the array, (first, end), in the order in which they are complete, the last layers
+    first; ends: numbers of phases after which they are. bucket_elements: of a part, at least.
+    """
+
+    def __init__(self, flat: Flat, dtype: str, pieces: int, bucket_elements: int) -> None:
         self.array = aligned_zeros(flat.elements, dtype)
         self.gradients = flat.views(self.array)
         self.alpha_beta = np.zeros((pieces, 2))
         self.tree = TreeSum(self.array, pieces)
+        self.buckets: list[tuple[int, int]] = []
+        self.ends: list[int] = []
+        self._flat, self._bucket_elements, self._begin, self._end = flat, bucket_elements, flat.elements, flat.elements
 
     def mask_fields(self, i: int) -> dict[str, Any]:
         """Fields of the record DENSE for pruned weights of parameter i: these gradients are whole."""
         return {}
 
-    def add_to(self, program: Program) -> None:
-        """Add the sum over the pieces."""
+    def end_layer(self, program: PhaseList, first: int) -> None:
+        """End a bucket with a layer, whose first parameter has this index, if it is large enough."""
+        starts = [start for start in self._flat.starts[first:] if start is not None]
+        self._begin = min([self._begin, *starts])
+        if self._end - self._begin >= self._bucket_elements and self._begin > 0:
+            self._end_bucket(program)
+
+    def add_to(self, program: PhaseList) -> None:
+        """End the last bucket."""
         program.kept.append(self)
-        self.tree.add_to(program)
+        self._begin = 0
+        self._end_bucket(program)
+
+    def _end_bucket(self, program: PhaseList) -> None:
+        program.meet()
+        self.tree.add_to(program, self._begin, self._end)
+        self.buckets.append((self._begin, self._end))
+        self.ends.append(len(program.phases))
+        self._end = self._begin
 
 
 class Pieces:
@@ -77,7 +105,8 @@ class Pieces:
     numbers. pieces: of a step, a power of two. optimizer: says which parameters are updated. seed: of dropout masks.
 
     gradient: (elements,), of the mean loss over the step's rows, as far as these pieces go; `flat` has the places.
-    losses: (pieces,) sums over the rows of each piece. sums: (pieces, k) of each metric.
+    buckets: parts of it, (first, end), in the order in which they are complete. losses: (pieces,) sums over the rows of
+    each piece. sums: (pieces, k) of each metric.
     """
 
     def __init__(
@@ -86,7 +115,7 @@ class Pieces:
     ) -> None:  # fmt: skip
         net = network.net
         self.pieces, self.flat = pieces, Flat(net.params, optimizer.updated)
-        self._gradients = _Gradients(self.flat, net.dtype, pieces)
+        self._gradients = _Gradients(self.flat, net.dtype, pieces, BUCKET_BYTES // net.itemsize)
         self.gradient = self._gradients.array
         self.losses = np.zeros(pieces)
         self._program = program = Program(net, "train", data.batch_size)
@@ -106,6 +135,7 @@ class Pieces:
         given: Any = self._gradients
         program.backward(saved_for_backward, dz, optimizer.rule, optimizer.states, scalars, rows, given, none)
         program.finish()
+        self.buckets, self._segments = self._gradients.buckets, _segments(program, self._gradients.ends)
         program.read_from(data.x, data.y)
         self._data = data  # the program has addresses of its arrays
         self._network, self._variation = network, variation
@@ -129,20 +159,29 @@ class Pieces:
         """The metrics from their sums over so many rows, or rows of this weight together."""
         return self._network.metrics_of(sums, rows, self._variation)
 
-    def run(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+    def run(
+        self, order: np.ndarray, starts: np.ndarray, first: int, weight: float,
+        ready: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
         """Compute `gradient`, `losses` and `sums` for the pieces of a step; the gradient of an empty piece is 0.
 
         order: (m,) numbers of the rows of all these pieces, whose rows are order[starts[i] : starts[i + 1]]. first:
         pieces before the first of these, over the life of the optimizer, by which dropout draws. weight: number of the
-        rows of the whole step, or the sum of their weights.
+        rows of the whole step, or the sum of their weights. ready: told the number of each bucket when its part of
+        `gradient` is complete, which the layers below are not yet.
         """
-        if (np.diff(starts) > 0).all():
-            self._run(order, starts, first, weight)
-        else:
+        if not (np.diff(starts) > 0).all():
             self._run_with_gaps(order, starts, first, weight)
+        elif ready is not None and len(self.buckets) > 1 and recorder.get() is None:
+            self._run_in_segments(order, starts, first, weight, ready)
+            return
+        else:
+            self._run(order, starts, first, weight)
+        for bucket in range(len(self.buckets) if ready else 0):
+            ready(bucket)  # type: ignore[misc]
 
-    def _run(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
-        """Run the program for pieces none of which is empty."""
+    def _begin(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+        """Prepare the program for pieces none of which is empty."""
         program, count = self._program, len(starts) - 1
         for totals in (self.losses, *self.sums.values()):
             totals.fill(0)
@@ -154,7 +193,32 @@ class Pieces:
         program.begin(len(order), order, first)
         program.cut_at(starts)
         self._order = order  # the program has its address
-        program.execute(0.0)
+
+    def _run(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+        """Run the whole program for pieces none of which is empty."""
+        self._begin(order, starts, first, weight)
+        self._program.execute(0.0)
+
+    def _run_in_segments(
+        self, order: np.ndarray, starts: np.ndarray, first: int, weight: float, ready: Callable[[int], None]
+    ) -> None:
+        """The same, with the last piece in segments, each of which completes a bucket."""
+        tables, last = [self.losses, *(sums for _, sums in self.sums_by_memory())], len(starts) - 2
+        before = []
+        if last:
+            self._run(order[: starts[-2]], starts[:-1], first, weight)
+            before = [table[:last].copy() for table in tables]
+        begin, end = int(starts[-2]), int(starts[-1])
+        self._begin(order[begin:end], np.array([0, end - begin]), first + last, weight)
+        self._gradients.tree.begin_with(last)
+        for bucket, segment in enumerate(self._segments):
+            segment["arrivals"] = 0
+            run_team(RUN_PROGRAM, address_of(segment), min(self._program.num_ranks, get_num_threads()))
+            ready(bucket)
+        self._gradients.tree.begin_with(0)
+        for table, own in zip(tables, before, strict=False):
+            table[last] = table[0]
+            table[:last] = own
 
     def _run_with_gaps(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
         """The same for a step of few rows, piece by piece."""
@@ -178,3 +242,16 @@ class Pieces:
         self.gradient[:] = summed(0, self.pieces)
         for own, table in zip(kept, tables, strict=True):
             table[:] = own
+
+
+def _segments(program: Program, ends: Sequence[int]) -> list[np.ndarray]:
+    """Records RUN of the parts of a program, one batch each, that end after so many phases; the last one ends it."""
+    table, phase_bytes = int(program.run["phases"][0]), 24
+    starts, stops = [0, *ends[:-1]], [*ends[:-1], len(program.phases)]
+    return [
+        fill(
+            RUN, phases=table + start * phase_bytes, num_phases=stop - start, num_epochs=1, num_batches=1,
+            yield_cpu=yield_address(),
+        )
+        for start, stop in zip(starts, stops, strict=True)
+    ]  # fmt: skip

@@ -24,7 +24,7 @@ TILE = 2_048  # elements that are added up while they are in the first-level cac
 
 
 def _tree_sum(T, itemsize):
-    """Add the gradient of piece `step` to the sums that wait for it.
+    """Add the gradient of a piece, or a part of it, to the sums that wait for it.
 
     The ones at the end of the piece's binary number are the levels that it completes: piece 3, 11 in binary, is added
     to piece 2, and their sum to that of 0 and 1.
@@ -34,8 +34,8 @@ def _tree_sum(T, itemsize):
         t = read(work, TREE_SUM)
         levels = view(t.levels, t.num_levels, np.int64)
         # the levels that this piece completes
-        completed = 0
-        while (step >> completed) & 1:
+        piece, completed = t.first_piece + step, 0
+        while (piece >> completed) & 1:
             completed += 1
         for tile in pieces_of_rank(num_pieces(t.elements, TILE), rank, num_ranks):
             skip, count = tile * TILE * itemsize, min(TILE, t.elements - tile * TILE)
@@ -90,18 +90,29 @@ class TreeSum:
     def __init__(self, gradient: np.ndarray, pieces: int) -> None:
         self.gradient, num_levels = gradient, pieces.bit_length() - 1
         self.levels = [aligned_zeros(gradient.size, gradient.dtype.name) for _ in range(num_levels)]
-        self._table = np.array([address_of(level) for level in self.levels], np.int64)
-        self.record = fill(
-            TREE_SUM, gradient=gradient, levels=self._table, num_levels=num_levels, elements=gradient.size
-        )
+        self._records: list[np.ndarray] = []
+        self._tables: list[np.ndarray] = []
 
-    def add_to(self, program: PhaseList) -> None:
-        """Add the phase, behind a barrier; there is none for a single piece."""
-        program.kept.append(self)
-        if self.levels:
-            dtype = self.gradient.dtype
-            cost = costs.tree_sum(self.gradient.size, dtype.itemsize)
-            program.add(tree_sum_kernel(dtype.name), self.record, barrier=False, cost=cost)
+    def add_to(self, program: PhaseList, first: int, end: int) -> None:
+        """Add the phase for gradient[first:end], behind a barrier; there is none for a single piece."""
+        if not self.levels:
+            return
+        dtype = self.gradient.dtype
+        skip = first * dtype.itemsize
+        table = np.array([address_of(level) + skip for level in self.levels], np.int64)
+        record = fill(
+            TREE_SUM, gradient=address_of(self.gradient) + skip, levels=table, num_levels=len(table),
+            elements=end - first,
+        )  # fmt: skip
+        self._records.append(record)
+        self._tables.append(table)
+        cost = costs.tree_sum(end - first, dtype.itemsize)
+        program.add(tree_sum_kernel(dtype.name), record, barrier=False, cost=cost)
+
+    def begin_with(self, piece: int) -> None:
+        """Let the next run of the program begin with this piece."""
+        for record in self._records:
+            record["first_piece"] = piece
 
 
 class Additions:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from fastopt.kernels import cpu, reference
+from fastopt.kernels import costs, cpu, reference
 from fastopt.kernels.cpu.optim import blockwise_vectors
 from fastopt.kernels.cpu.optim.blockwise_loops import blockwise_kernel
 from fastopt.kernels.cpu.optim.updates import TILE
@@ -173,6 +173,12 @@ def test_bits_of_every_rule_dtype_form_and_storage(case):
 @given(st.integers(1, 3000), st.sampled_from(CASES), st.integers(0, 2**32), st.booleans())
 def test_bits_of_random_sizes(size, case, seed, special):
     compare(*case[:1], size, *case[1:], seed=seed, steps=2, special=special)
+
+
+def test_the_cost_of_an_update_by_hand():
+    """Two blocks: 4 bytes of g, 8 of p, and of each state a byte and a 256th of a float32, read and written."""
+    cost = costs.coding(costs.apply(512, "adam", 4), 512, "adam", 4)
+    assert cost.bytes == 512 * (4 + 8 + 4) + 2 * 2 * 2 * 4
 
 
 def test_every_rules_signs_are_known():

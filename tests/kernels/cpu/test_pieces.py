@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fastopt.distributed import _tree
 from fastopt.kernels import reference
 from fastopt.kernels.cpu import Additions, FlatUpdates, Network, Pieces
+from fastopt.kernels.cpu.training import pieces as pieces_module
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps
 
 LAYERS = [DenseSpec(5, 7, "tanh"), DenseSpec(7, 3, "relu"), DenseSpec(3, 1)]
@@ -117,7 +118,7 @@ def test_updates_of_parts(ranks, clips):
     network = Network(LAYERS, params, "float32", LossSpec("mean_squared_error"))
     optimizer = sgd(params, 0.25)._replace(clip_norm=0.5 if clips else None)
     before, chunk = np.concatenate([p.ravel() for p in params]), _tree.chunk_of(gradient.size)
-    cuts = _tree.cuts_of(gradient.size, ranks)
+    cuts = _tree.cuts_of(gradient.size, ranks, chunk)
     parts = [
         FlatUpdates(network, optimizer, program.flat, gradient[first:end].copy(), first, chunk)
         for first, end in pairwise(cuts)
@@ -134,3 +135,23 @@ def test_updates_of_parts(ranks, clips):
         factor = np.float32(0.5 / (norm + 1e-6))
     np.testing.assert_allclose(found, before - np.float32(0.25) * (factor * gradient), rtol=1e-6, atol=1e-7)
     assert (found != before).any()
+
+
+def test_the_last_piece_in_segments(monkeypatch):
+    """Each bucket is told when its part is complete, and the layers below are not."""
+    monkeypatch.setattr(pieces_module, "BUCKET_BYTES", 4)
+    params, data = case(37)
+    wanted, losses, program = gradient_of(params, data, 4, 0, 4, sgd(params))
+    assert program.buckets == [(66, 70), (42, 66), (0, 42)]
+    seen = []
+    cuts = _tree.cut(37, 4)
+    program.gradient[:] = 0
+    program.run(data.order, cuts, 0, 37, lambda bucket: seen.append(program.gradient.copy()))
+    for (first, _), then in zip(program.buckets, seen, strict=True):
+        np.testing.assert_array_equal(then[first:], wanted[first:])
+    assert (seen[0][:42] != wanted[:42]).any()
+    np.testing.assert_array_equal(program.gradient, wanted)
+    np.testing.assert_array_equal(program.losses, losses)
+    # and the next step is not disturbed
+    program.run(data.order, cuts, 0, 37)
+    np.testing.assert_array_equal(program.gradient, wanted)
