@@ -301,6 +301,7 @@ def test_the_summary_shows_what_is_pruned():
     assert lines[-1] == "total: 87 parameters (21 pruned), 6 inputs, float64"
 
 
+@pytest.mark.slow  # interpreted, a minute and more
 def test_a_pruned_model_is_nearly_as_good():
     """At most a point of accuracy for 80 % of the weights, and two for 90 %, on digits that were held out."""
     data, found = fo.datasets.load("digits"), {}
