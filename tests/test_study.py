@@ -477,6 +477,7 @@ def test_the_table_has_a_line_for_every_size_and_share(result):
         ({"settings": [("lr", 1)]}, TypeError, "settings must be a dict"),
         ({"resume": True}, ValueError, "storage must be given"),
         ({"storage": "/nowhere/study"}, FileNotFoundError, "no folder"),
+        ({"test_data": np.zeros((3, 2))}, TypeError, "test_data must be a tuple (x, y); got a"),
         ({"storage": 3}, TypeError, "storage must be a path"),
         ({"backend": "gpu"}, ValueError, "gpu"),
         ({"loss": "mse2"}, ValueError, "mse2"),
