@@ -11,7 +11,7 @@ import torch
 from ..kernels.formulas import OPTIMIZERS, dropout_stream
 from ..kernels.spec import BLOCKWISE_RANDOM, WHOLE, BufferUpdate
 from . import _devices
-from ._coded_states import bits_of, coded_names, convert, storage_of, why_not_coded
+from ._coded_states import bits_of, coded_names, convert, new_coded_states, storage_of, why_not_coded
 from ._devices import DEVICE, HOST, why_no_cuda
 from ._rules import Group, counts_steps, names_of, new_states
 
@@ -94,7 +94,9 @@ class ParamState:
             reason = why_not_states(self.p, state, rule)
         if reason:
             return reason
-        self.unpublished = {} if present else new_states(self.p, rule, group, defaults, coded)
+        self.unpublished = {} if present else new_states(
+            self.p, rule, group, defaults, new_coded_states if coded else None
+        )
         found: Mapping[str, Any] = self.unpublished or state or {}
         self.state, self.storage, self.bits = state, storage, bits_of(group)
         self.tensors = tuple((name, found[name]) for name in (coded_names(rule) if coded else names_of(rule)))

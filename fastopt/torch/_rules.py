@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -157,11 +157,12 @@ def derived_numbers(
 
 
 def new_states(
-    p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any], coded: bool = False
-) -> dict[str, torch.Tensor]:
+    p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any],
+    coded: Callable[[torch.Tensor, str, float], dict[str, torch.Tensor]] | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """The states of a parameter before its first step: names, dtypes and layouts as torch makes them.
 
-    coded: they are codes of 8 bits, see `_coded_states`.
+    coded: makes those of the rule if they are codes of 8 bits, from the number that they begin with.
     """
     states = {}
     if counts_steps(rule):
@@ -172,9 +173,7 @@ def new_states(
     states |= {name: torch.ones_like(states["step"]) for name in DERIVED.get(rule, ())}
     fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
     if coded:
-        from ._coded_states import new_coded_states
-
-        return {**new_coded_states(p, rule, fill), **states}
+        return {**coded(p, rule, fill), **states}
     for name in OPTIMIZERS[rule].states:
         states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
     return states

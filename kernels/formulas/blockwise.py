@@ -59,6 +59,7 @@ class Codebook:
     signed: bool
     entries: np.ndarray  # float32, 0 to 1, ascending: 129 of the signed map, 256 of the unsigned one
     values: np.ndarray  # (256,) float32, ascending: the numbers of the codes
+    begins: np.ndarray  # (DECADES + 1,) float32: where the pieces after the first begin
     shifts: np.ndarray  # (EXPONENTS,) int32
     scales: np.ndarray  # (16,) float32; those of the pieces, and of more that are never used
     offsets: np.ndarray  # (16,) float32
@@ -88,7 +89,7 @@ def _codebook(signed: bool) -> Codebook:
         piece, begun = np.count_nonzero(bits < exponent * unit), bits // unit == exponent
         rest = unit - int(bits[begun][0]) % unit if begun.any() else 0
         shifts[exponent % EXPONENTS] = (piece - exponent) * unit + rest
-    return Codebook(signed, entries, values, shifts, scales, offsets, last)
+    return Codebook(signed, entries, values, begins, shifts, scales, offsets, last)
 
 
 SIGNED, UNSIGNED = _codebook(True), _codebook(False)

@@ -4,9 +4,9 @@
     quantize(numbers, codes, largest, size, key, element)  codes of the numbers, and their largest magnitude
 
 All arguments but the last three are addresses; a block has BLOCK elements, or fewer at the end of an array. Tables are
-in the code. Compiled for any processor, an element takes a load from a table for each number that depends on it, which
-LLVM does one by one or by gathers: five of these for a state. Processors with AVX-512 VBMI hold tables in registers and
-permute them (`blockwise_vectors.py`), with the same bits.
+in the code. The piece of a number is found by comparing it with all of them, eight comparisons and selections, of
+which LLVM makes vectors on every processor; a look-up by the exponent would be a load an element. Processors with
+AVX-512 VBMI hold tables in registers and permute them (`blockwise_vectors.py`), with the same bits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from ...formulas import dropout_draw
-from ...formulas.blockwise import EXPONENTS, LEAST, ZERO, Codebook
+from ...formulas.blockwise import DECADES, LEAST, ZERO, Codebook
 from ...formulas.dropout import mix
 from ..runtime.frontend import register_jitable
 from ..runtime.primitives import view, word
-from ..runtime.storage import bits_of
 
 _inlined = register_jitable(error_model="numpy", forceinline=True)
+PIECES = DECADES + 2
 INFINITE = 0x7F800000  # bits of infinity; those of NaN are more
 RANDOM_BITS, RANDOM_UNIT = 24, 2.0**-24
 
@@ -63,15 +63,19 @@ def _inverse(largest):
 @cache
 def _entry_finder(book: Codebook) -> Callable[..., Any]:
     """find(u): the nearest entry of a magnitude in [0, 1], as float32."""
-    shifts, scales, offsets, last = book.shifts, book.scales, book.offsets, book.last
-    least, exponents = np.float32(LEAST), np.int32(EXPONENTS - 1)
+    begins, scales, offsets, last = book.begins, book.scales, book.offsets, book.last
+    least = np.float32(LEAST)
 
     def find(u):
         y = u if u > least else least  # NaN, too, counts as the smallest
-        bits = np.int32(bits_of(y))
-        piece = np.int32(np.int32(bits + shifts[(bits >> np.int32(23)) & exponents]) >> np.int32(23))
-        entry = np.float32(np.floor(y * scales[piece] + offsets[piece]))
-        return entry if entry < last[piece] else last[piece]
+        scale, offset, most = scales[0], offsets[0], last[0]
+        for i in range(PIECES - 1):
+            inside = y >= begins[i]
+            scale = scales[i + 1] if inside else scale
+            offset = offsets[i + 1] if inside else offset
+            most = last[i + 1] if inside else most
+        entry = np.float32(np.floor(y * scale + offset))
+        return entry if entry < most else most
 
     return _inlined(find)
 
