@@ -179,6 +179,7 @@ print(lost)
 
 @compiled
 @posix
+@pytest.mark.repeats
 def test_interrupts_at_random_moments_of_compilation(tmp_path):
     status, out, err = finish(start(TRIES, "0", "12", cache=tmp_path / "cache"), 300.0)
     assert (status, out.strip(), err) == (0, "0", "")

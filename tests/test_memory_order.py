@@ -43,6 +43,7 @@ def test_every_layout_of_every_array(name, layout, backend):
     assert_the_same(entry, dict.fromkeys(movable, layout), backend, "float32", rows=6, seed=1)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("name", ENTRIES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=8)
 @given(data=st.data(), dtype=st.sampled_from(DTYPES), rows=st.integers(1, 40), seed=st.integers(0, 99))

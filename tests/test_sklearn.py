@@ -39,7 +39,7 @@ FAILED_BY_BOTH = {
 CLASSES = [MLPClassifier, MLPRegressor, LogisticRegression, LinearRegression, Perceptron]
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", [*CLASSES[:3], *(pytest.param(cls, marks=pytest.mark.repeats) for cls in CLASSES[3:])])
 def test_scikit_learns_own_checks(cls):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

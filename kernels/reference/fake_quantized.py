@@ -15,7 +15,8 @@ Array = np.ndarray
 def fake_weights(w: Array, fake: FakeQuantized) -> Array:
     """Return weights rounded to their codes: scale code, with the scales of these weights.
 
-    >>> fake_weights(np.array([[1.27, 0.0], [0.006, 0.0]], np.float32), FakeQuantized(8)).round(6).tolist()
+    >>> w = np.array([[1.27, 0.0], [0.006, 0.0]], np.float32)
+    >>> fake_weights(w, FakeQuantized(8)).astype(float).round(6).tolist()
     [[1.27, 0.0], [0.01, 0.0]]
     """
     rows = fake.group or len(w)
@@ -30,7 +31,7 @@ def fake_weights(w: Array, fake: FakeQuantized) -> Array:
 def fake_inputs(x: Array) -> Array:
     """Return rows rounded to the 256 codes of their range, in which 0 is.
 
-    >>> fake_inputs(np.array([[-1.0, 0.0, 0.011, 4.1]], np.float32)).round(4).tolist()
+    >>> fake_inputs(np.array([[-1.0, 0.0, 0.011, 4.1]], np.float32)).astype(float).round(4).tolist()
     [[-1.0, 0.0, 0.02, 4.1]]
     """
     low, high = min(float(np.nanmin(x)), 0.0), max(float(np.nanmax(x)), 0.0)

@@ -31,7 +31,7 @@ def verdict(group, *thorough):
     return f"{last}: {how}\n{done.stderr}"
 
 
-LONG = ("networks", "networks in bfloat16", "products", "updates")  # some 10 s each
+LONG = ("networks", "networks in bfloat16", "products", "sparse", "updates")  # some 5 to 15 s each
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels know no t
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 NAMES = ["tbb", "omp", "workqueue"]
-LAYERS = [*NAMES, pytest.param("default", marks=pytest.mark.repeats)]  # which is one of them
+# TBB's is the one that is chosen, workqueue the one that launches nothing; the default is one of them.
+LAYERS = ["tbb", "workqueue", *(pytest.param(name, marks=pytest.mark.repeats) for name in ("omp", "default"))]
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time

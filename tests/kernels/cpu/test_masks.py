@@ -81,7 +81,7 @@ def arrays_of(result):
     return [*params, *(array for of_param in states for array in of_param or ()), *averages]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.repeats)])
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_against_the_reference(how, dtype):
     ours, theirs = (trained(backend, dtype=dtype, **dict(how)) for backend in (cpu, reference))
