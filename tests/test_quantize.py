@@ -285,6 +285,10 @@ def test_wrong_models(digits):
     small = quantize(digits[0], digits[1])
     with pytest.raises(ValueError, match="quantized already"):
         quantize(small, digits[1])
+    small.save(file := io.BytesIO())
+    file.seek(0)
+    with pytest.raises(ValueError, match="it is of a quantized model, whose weights are integers: load_model reads it"):
+        copy.deepcopy(digits[0]).load_weights(file)
     with pytest.raises(TypeError, match="model must be a fastopt.Sequential; got 3"):
         quantize(3)
     with pytest.raises(ValueError, match="no weights yet"):

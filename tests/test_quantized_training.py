@@ -9,6 +9,8 @@ import pytest
 
 import fastopt as fo
 from fastopt.compress import quantize
+from fastopt.models import _distributed
+from fastopt.models.training import FitOptions
 
 WAYS = {"int8": (127, 0, True), "int8_weights": (127, 0, False), "int4": (7, 64, False)}
 
@@ -140,6 +142,10 @@ def test_int4_gains_by_it():
         (lambda: small("cuda", "int8"), "the backend 'cuda' does not round weights in training"),
         (lambda: setattr(small(way="int8"), "backend", "cuda"), "does not round weights in training"),
         (lambda: setattr(small("numpy", "int8"), "compute_dtype", "bfloat16"), "compute in float32"),
+        (
+            lambda: _distributed.check_model(small(way="int8"), FitOptions()),
+            "distributed=\"mpi\" does not round weights in training, as quantize='int8' asks for",
+        ),
     ],
 )
 def test_refusals(make, message):

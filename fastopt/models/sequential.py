@@ -672,6 +672,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """
         with self._use.exclusive("load_weights"):
             with checkpoint.opened(path) as (description, tensors):
+                if "quantized" in description:
+                    raise ValueError("it is of a quantized model, whose weights are integers: load_model reads it")
                 whole = {**description, "compute_dtype": None}
                 _description.check_defined(description)
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)

@@ -15,9 +15,9 @@ Array = np.ndarray
 def fake_weights(w: Array, fake: FakeQuantized) -> Array:
     """Return weights rounded to their codes: scale code, with the scales of these weights.
 
-    >>> w = np.array([[1.27, 0.0], [0.006, 0.0]], np.float32)
-    >>> fake_weights(w, FakeQuantized(8)).astype(float).round(6).tolist()
-    [[1.27, 0.0], [0.01, 0.0]]
+    >>> fake_weights(np.array([[1.27, 0.0], [0.006, 0.0]], np.float32), FakeQuantized(8)).round(6)
+    array([[1.27, 0.  ],
+           [0.01, 0.  ]], dtype=float32)
     """
     rows = fake.group or len(w)
     largest = np.maximum.reduceat(np.abs(w), np.arange(0, len(w), rows), axis=0)
@@ -31,8 +31,8 @@ def fake_weights(w: Array, fake: FakeQuantized) -> Array:
 def fake_inputs(x: Array) -> Array:
     """Return rows rounded to the 256 codes of their range, in which 0 is.
 
-    >>> fake_inputs(np.array([[-1.0, 0.0, 0.011, 4.1]], np.float32)).astype(float).round(4).tolist()
-    [[-1.0, 0.0, 0.02, 4.1]]
+    >>> fake_inputs(np.array([[-1.0, 0.0, 0.011, 4.1]], np.float32)).round(4)
+    array([[-1.  ,  0.  ,  0.02,  4.1 ]], dtype=float32)
     """
     low, high = min(float(np.nanmin(x)), 0.0), max(float(np.nanmax(x)), 0.0)
     scale, zero = np.float32((high - low) / 255), 0.0
