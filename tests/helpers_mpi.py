@@ -21,7 +21,7 @@ from fastopt import distributed
 def tell(value):
     print(json.dumps([distributed.rank(), value]), flush=True)
 """
-END = 120.0  # seconds after which a job that hangs is ended
+END = 240.0  # seconds after which a job that hangs is ended
 
 
 def launcher() -> str:

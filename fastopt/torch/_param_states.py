@@ -13,7 +13,7 @@ from ..kernels.spec import BLOCKWISE_RANDOM, WHOLE, BufferUpdate
 from . import _devices
 from ._coded_states import bits_of, coded_names, convert, new_coded_states, storage_of, why_not_coded
 from ._devices import DEVICE, HOST, why_no_cuda
-from ._rules import Group, counts_steps, first_value, names_of, new_counters, new_states
+from ._rules import Group, counts_steps, names_of, new_states
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # subclasses may mean anything by the same operations
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -94,12 +94,9 @@ class ParamState:
             reason = why_not_states(self.p, state, rule)
         if reason:
             return reason
-        self.unpublished = {}
-        if not present and coded:
-            codes = new_coded_states(self.p, rule, first_value(rule, defaults))
-            self.unpublished = {**codes, **new_counters(self.p, rule, group)}
-        elif not present:
-            self.unpublished = new_states(self.p, rule, group, defaults)
+        self.unpublished = {} if present else new_states(
+            self.p, rule, group, defaults, new_coded_states if coded else None
+        )
         found: Mapping[str, Any] = self.unpublished or state or {}
         self.state, self.storage, self.bits = state, storage, bits_of(group)
         self.tensors = tuple((name, found[name]) for name in (coded_names(rule) if coded else names_of(rule)))

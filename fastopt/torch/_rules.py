@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -156,25 +156,24 @@ def derived_numbers(
                 yield state[name], value(int(state["step"]), group)
 
 
-def first_value(rule: str, defaults: Mapping[str, Any]) -> float:
-    """The number that every element of a state has before the first step."""
-    return float(defaults["initial_accumulator_value"]) if rule == "adagrad" else 0.0
+def new_states(
+    p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any],
+    coded: Callable[[torch.Tensor, str, float], dict[str, torch.Tensor]] | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """The states of a parameter before its first step: names, dtypes and layouts as torch makes them.
 
-
-def new_counters(p: torch.Tensor, rule: str, group: Group) -> dict[str, torch.Tensor]:
-    """The numbers that torch keeps beside the states of a parameter, before its first step."""
+    coded: makes those of the rule if they are codes of 8 bits, from the number that they begin with.
+    """
     states = {}
     if counts_steps(rule):
         is_float64 = torch.get_default_dtype() == torch.float64 and not group.get("fused")
         on_device = _devices.device_kind(p) == DEVICE and counts_on_device(p, None, rule, group)
         dtype = torch.float64 if is_float64 else torch.float32
         states["step"] = torch.zeros((), dtype=dtype, device=p.device if on_device else "cpu")
-    return states | {name: torch.ones_like(states["step"]) for name in DERIVED.get(rule, ())}
-
-
-def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The states of a parameter before its first step: names, dtypes and layouts as torch makes them."""
-    states, fill = new_counters(p, rule, group), first_value(rule, defaults)
+    states |= {name: torch.ones_like(states["step"]) for name in DERIVED.get(rule, ())}
+    fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
+    if coded:
+        return {**coded(p, rule, fill), **states}
     for name in OPTIMIZERS[rule].states:
         states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
     return states
