@@ -26,19 +26,14 @@ class EpochSteps(Settings):
         """Steps done; of arrays that have done different numbers of steps, the most."""
         return max((state.steps for state in self._param_states), default=0)
 
-    def check_epochs(self, backend: str, prunes: bool = False) -> None:
-        """Raise ValueError where the epochs of a backend cannot do the steps of these states.
-
-        prunes: weights are pruned, or will be.
-        """
+    def check_epochs(self, backend: str) -> None:
+        """Raise ValueError where the epochs of a backend cannot do the steps of these states."""
         if self.param_groups[0]["state_bits"] != 8:
             return
         if backend == _backends.DEVICE:
             raise ValueError(
                 f"fit on the backend {backend!r} keeps states as numbers: state_bits must be 32, or the backend 'cpu'"
             )
-        if prunes:
-            raise ValueError("a model with pruned weights must have state_bits=32, for masks set states to 0; got 8")
         if self.state_rounding != "nearest":
             raise ValueError(
                 "fit rounds states of 8 bits to the nearest code: state_rounding must be 'nearest';"
