@@ -87,7 +87,7 @@ def test_one_bar_is_shown():
 @pytest.mark.slow
 @pytest.mark.repeats
 def test_the_command_line(tmp_path):
-    """Several ranks train one model without being told to; one rank prints and writes; the model is that of one rank."""
+    """Several ranks train one model by themselves; the first prints and writes; the model is that of one rank."""
     saved = []
     for ranks in (1, 2):
         path = tmp_path / f"{ranks}.safetensors"
