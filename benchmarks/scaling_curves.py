@@ -93,8 +93,11 @@ def table(rates: Rates, links: Links) -> list[str]:
     return lines
 
 
-def draw(curves: Mapping[str, Mapping[str, Sequence[StepTime]]]) -> bytes:
-    """Return an SVG picture with a panel for each title: seconds against ranks, communication dashed."""
+def draw(curves: Mapping[str, Mapping[str, Sequence[StepTime]]], same_rows: str) -> bytes:
+    """Return an SVG picture with a panel for each title: seconds against ranks, communication dashed.
+
+    same_rows: title of the panel whose steps have the same rows for any number of ranks; it has a dot at the fastest.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -109,7 +112,8 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[StepTime]]]) -> bytes:
                 best = min(times, key=lambda time: time.seconds)
                 axis.plot(ranks, [time.seconds for time in times], color=colour, label=f"{name} parameters")
                 axis.plot(ranks[1:], [time.communication for time in times[1:]], "--", color=colour, linewidth=1)
-                axis.plot(best.ranks, best.seconds, "o", color=colour)
+                if title == same_rows:
+                    axis.plot(best.ranks, best.seconds, "o", color=colour)
             logarithmic(axis)
             axis.set(title=title, xlabel="ranks", ylabel="seconds a step; dashed: communication")
             axis.legend(fontsize=7)
@@ -131,8 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rates = measured_rates()
     print(rates, links, *table(rates, links), sep="\n")
     rows = ROWS_OF_RANK * MOST_RANKS
-    pictures = {f"{rows:,} rows a step": strong(rates, links), f"{ROWS_OF_RANK} rows a rank": weak(rates, links)}
-    args.svg.write_bytes(draw(pictures))
+    same_rows = f"{rows:,} rows a step"
+    curves = {same_rows: strong(rates, links), f"{ROWS_OF_RANK} rows a rank": weak(rates, links)}
+    args.svg.write_bytes(draw(curves, same_rows))
 
 
 if __name__ == "__main__":

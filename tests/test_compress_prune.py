@@ -301,6 +301,7 @@ def test_the_summary_shows_what_is_pruned():
     assert lines[-1] == "total: 87 parameters (21 pruned), 6 inputs, float64"
 
 
+@pytest.mark.slow  # interpreted, a minute and more
 def test_a_pruned_model_is_nearly_as_good():
     """At most a point of accuracy for 80 % of the weights, and two for 90 %, on digits that were held out."""
     data, found = fo.datasets.load("digits"), {}
@@ -367,3 +368,15 @@ def test_models_without_weights_and_frozen_ones_are_refused():
 def test_models_of_integers_are_refused(call):
     with pytest.raises(ValueError, match="the weights of a quantized model are integers: prune the model that it was"):
         call(fo.compress.quantize(model_of(dtype="float32"), bits=4))
+
+
+@pytest.mark.parametrize("how", ["prune", "gradual", "later"])
+def test_states_of_8_bits_are_refused(how):
+    model = model_of(dtype="float32")
+    if how == "later":
+        prune(model, 0.5)
+    model.compile(fo.Adam(state_bits=8), CROSS_ENTROPY)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="the states of pruned weights are zero.* with state_bits=32"):
+        prune(model, 0.5) if how == "prune" else model.fit(X, Y, pruning=0.5 if how == "gradual" else None)
+    assert_same(snapshot(model), before)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .._pruning import Share, check_scope, check_share
 from .._validation import check_number
 from ..models import _magnitudes
+from ..models._masks import check_states
 from ..models.sequential import Sequential
 from ._sparsity import check_model
 
@@ -35,7 +36,8 @@ def prune(
     Where enough weights are zero, `predict` and `evaluate` of the backend "cpu" multiply the others alone; see the
     README of `fastopt.compress`.
 
-    Raises TypeError or ValueError, before anything changes, for another share, scope or name of a layer.
+    Raises TypeError or ValueError, before anything changes, for another share, scope or name of a layer, and for an
+    optimizer with states of 8 bits.
 
     >>> import numpy as np, fastopt as fo
     >>> layer = fo.Dense(2, kernel_initializer=[[1.0, -4.0], [3.0, 0.5]])
@@ -58,6 +60,7 @@ def prune(
     else:
         threshold = check_number("threshold", threshold, 0.0)
     kernels = _magnitudes.chosen_layers(model, layers, share)
+    check_states(model)
     with model._use.exclusive("prune"):
         model._bring_back()
         if share is not None:

@@ -87,10 +87,19 @@ def zero_pruned(model: Any) -> None:
     has_states = optimizer is not None and optimizer.bound
     for i, mask in enumerate(model._masks.arrays if model._masks is not None else ()):
         if mask is not None:
-            gone = mask == 0
-            arrays = [model._parameters[i], *(optimizer.states[i] if has_states else ())]
-            for array in [*arrays, *([] if averages is None else [averages.arrays[i]])]:
+            gone, p = mask == 0, model._parameters[i]
+            states = [s for s in optimizer.states[i] if (s.shape, s.dtype) == (p.shape, p.dtype)] if has_states else []
+            for array in [p, *states, *([] if averages is None else [averages.arrays[i]])]:
                 np.copyto(array, 0, where=gone)
+
+
+def check_states(model: Any) -> None:
+    """Raise ValueError for a model whose optimizer keeps states that cannot be zero element by element."""
+    if model.optimizer is not None and model.optimizer.param_groups[0].get("state_bits", 32) == 8:
+        raise ValueError(
+            "the states of pruned weights are zero, which those of 8 bits, a code an element, do not hold: compile the"
+            " model with state_bits=32"
+        )
 
 
 def take_masks(model: Any, masks: Masks | None) -> None:

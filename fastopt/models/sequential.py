@@ -44,6 +44,7 @@ from ._augment import Augment
 from ._incremental import Incremental
 from ._intake import Learnt
 from ._magnitudes import chosen_layers
+from ._masks import check_states
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
 from .history import History
@@ -466,6 +467,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError(f"{DIVIDED}: fit goes on with shard_states=True")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        if self._masks is not None or (options is not None and options.pruning is not None):
+            check_states(self)
         if options is not None and options.pruning is not None:
             chosen_layers(self, options.pruning.layers, options.pruning.share)  # raises for names of other layers
         self.optimizer.check_epochs(self.backend)
