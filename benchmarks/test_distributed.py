@@ -1,5 +1,7 @@
 """Training on two ranks: weak and strong scaling, bytes, the share of communication, a prediction, and torch's DDP."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -19,11 +21,17 @@ TWO = ("two-ranks", "two-ranks-weak")
 
 
 def trainings(names, work, quick):
-    """Return what processes tell, with the contestants that scaling and the prediction go by."""
-    task = TINY if quick else TASKS[work]
-    return task, contest(
-        task, [*CONTESTANTS] if any(name in TWO for name in names) else names, 2 if quick else ROUNDS[work]
-    )
+    """Return the task, and what processes tell, with all that scaling and the prediction go by."""
+    names = tuple(CONTESTANTS if any(name in TWO for name in names) else names)
+    if quick:
+        return TINY, tiny(names)
+    return TASKS[work], contest(TASKS[work], names, ROUNDS[work])
+
+
+@cache
+def tiny(names):
+    """Return the same of the tiny task, which is one for all."""
+    return contest(TINY, names, 2)
 
 
 @interleaved
