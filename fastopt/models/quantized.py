@@ -147,7 +147,7 @@ class QuantizedModel(Sequential):
         >>> print(fo.compress.quantize(model, bits=8, weights_only=True).summary())
         layer      activation  outputs  weights  bytes
         dense_1    relu             16     int8    256
-        dropout_1  rate 0.2         16              0
+        dropout_1  rate 0.2         16               0
         dense_2    linear            3     int8     72
         total: 195 parameters, 328 bytes (0.42 of float32), 8 inputs
         """
