@@ -30,6 +30,8 @@ from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, CONSTRAINTS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
+    BLOCKWISE,
+    BLOCKWISE_RANDOM,
     MASTER,
     SAME,
     STOCHASTIC,
@@ -82,6 +84,9 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     f"update {rule} {dtype} {form}",
                     lambda rule=rule, dtype=dtype, form=form: _update(rule, dtype, form),
                 )
+    for rule in ("adam", "momentum"):
+        for storage in (BLOCKWISE, BLOCKWISE_RANDOM):
+            yield f"update {rule} {storage}", lambda rule=rule, storage=storage: _coded_update(rule, storage)
     for dtype in ALL:
         yield f"norm {dtype}", lambda dtype=dtype: _norm(dtype)
     for dtype in DTYPES_16BIT:
@@ -155,6 +160,19 @@ def _update(rule: str, dtype: str, form: str) -> Outputs:
     p, g, stream = there(p, dtype), there(g, dtype), dropout_stream(7, 3) if form == STOCHASTIC else 0
     cuda.update([Update(rule, p, g, tuple(kept), OPTIMIZERS[rule].options, 3, form, stream)])
     return [p, *kept]
+
+
+def _coded_update(rule: str, storage: str) -> Outputs:
+    elements = TILE + 261
+    p, g = (there(drawn(elements), "float32") for _ in range(2))
+    states: list[Any] = []
+    for _ in OPTIMIZERS[rule].states:
+        states += [
+            to_device((np.arange(elements) % 256).astype(np.uint8)),
+            there(np.ones(-(-elements // 256)), "float32"),
+        ]
+    cuda.update([Update(rule, p, g, tuple(states), OPTIMIZERS[rule].options, 3, SAME, dropout_stream(7, 3), storage)])
+    return [p, *states]
 
 
 def _widened(dtype: str) -> Outputs:
