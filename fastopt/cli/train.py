@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from .. import _backends, datasets
 from .._files import check_writable
 from ..conventions import NAMES as CONVENTIONS
-from ..distributed import ENGINES, REDUCTIONS, together
+from ..distributed import ENGINES, REDUCTIONS, is_one_of_several, together
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
@@ -137,8 +137,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--distributed",
         choices=ENGINES,
-        help="train with all processes that mpirun has started (mpirun -n 4 fastopt train DATA --distributed mpi); the "
-        "first one prints and writes files",
+        default="mpi" if is_one_of_several() else None,
+        help="train one model with all processes that mpirun has started (mpirun -n 4 fastopt train DATA), the default "
+        "there; the first one prints and writes files",
     )
     running.add_argument(
         "--reduction",

@@ -31,6 +31,7 @@ __all__ = [
     "World",
     "check_options",
     "differences",
+    "is_one_of_several",
     "num_pieces",
     "rank",
     "ranks",
@@ -38,13 +39,19 @@ __all__ = [
     "world",
 ]
 
-# Variables by which the launchers of Open MPI, MPICH and Slurm tell a process that it is one of several.
-LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS")
+# Variables of the launchers of Open MPI, MPICH and Slurm: the number of processes that they have started.
+COUNTS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+LAUNCHED = (*COUNTS, "PMIX_RANK")  # and one that has no number
 
 
 def is_launched() -> bool:
-    """True if a launcher of MPI has started this process."""
+    """Return True if a launcher of MPI has started this process."""
     return any(name in os.environ for name in LAUNCHED)
+
+
+def is_one_of_several() -> bool:
+    """Return True if a launcher of MPI says that it has started other processes, too."""
+    return any(os.environ.get(name, "1") != "1" for name in COUNTS)
 
 
 def rank() -> int:
