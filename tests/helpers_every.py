@@ -26,7 +26,7 @@ from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, NOISE, NORMALIZATION, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
-from fastopt.kernels.cuda.training import data_feed
+from fastopt.kernels.cuda.training import data_feed, masks
 from fastopt.kernels.formulas import ACTIVATIONS, CONSTRAINTS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
@@ -124,6 +124,7 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     lambda scored=scored, dtype=dtype, w=weighted: _counts(scored, dtype, w),
                 )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+        yield f"masked {dtype}", lambda dtype=dtype: _masked(dtype)
         yield f"penalties {dtype}", lambda dtype=dtype: _penalties(dtype)
         for axes in ((0,), (1,)):
             for name in CONSTRAINTS:
@@ -173,6 +174,12 @@ def _coded_update(rule: str, storage: str) -> Outputs:
         ]
     cuda.update([Update(rule, p, g, tuple(states), OPTIMIZERS[rule].options, 3, SAME, dropout_stream(7, 3), storage)])
     return [p, *states]
+
+
+def _masked(dtype: str) -> Outputs:
+    p, mask = there(drawn(TILE + 5), dtype), there(drawn(TILE + 5) > 0, dtype)
+    masks._Launch(gpu_of({at(p)}), 0, dtype, [TILE + 5], [at(p)], [at(mask)])()
+    return [p]
 
 
 def _widened(dtype: str) -> Outputs:

@@ -206,6 +206,10 @@ def steps(pairs, first, last):
             optimizer.step([to_device(g) for g in grads] if optimizer.backend == "cuda" else grads)
 
 
+def device_arrays(optimizer):
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def assert_twins(pairs):
     (there, host), (here, device) = pairs
     assert_same(device, host)
@@ -260,3 +264,19 @@ def test_bits_may_change_between_steps():
             optimizer.param_groups[0]["state_bits"] = bits
         steps(pairs, i, i + 1)
         assert_twins(pairs)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_steps_that_the_device_counts(rounding):
+    """The device's count is also that of the draws."""
+    (_, host), (here, device) = twins(state_rounding=rounding, seed=1)
+    counting = fo.Adam(
+        [to_device(array) for array in host], backend="cuda", state_bits=8, state_rounding=rounding, seed=1,
+        capturable=True,
+    )  # fmt: skip
+    steps([(here, device), (counting, device_arrays(counting))], 0, 3)
+    codes = [optimizer.states[0][0].copy_to_host().astype(int) for optimizer in (here, counting)]
+    assert (np.abs(codes[0] - codes[1]) <= 1).all()  # scalars are computed on the device, within rounding
+    assert (codes[0] == codes[1]).mean() > 0.999
+    for ours, other in zip(device_arrays(counting), device, strict=True):
+        np.testing.assert_allclose(ours.copy_to_host(), other.copy_to_host(), rtol=1e-4, atol=1e-6)
