@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from ._validation import check_count, check_name, check_number, describe
 
@@ -146,6 +149,6 @@ def check_pruning(pruning: Any) -> Pruning | None:
     """Return the argument `pruning` of `fit`: a `Pruning`, a share that stands for one, or None."""
     if pruning is None or isinstance(pruning, Pruning):
         return pruning
-    if isinstance(pruning, bool | str) or not isinstance(pruning, float | int | Mapping):
+    if isinstance(pruning, bool | np.bool_) or not isinstance(pruning, Real | Mapping):
         raise TypeError(f"pruning must be a fastopt.compress.Pruning, a share, or None; got {describe(pruning)}")
-    return Pruning(pruning)
+    return Pruning(pruning)  # type: ignore[arg-type]  # a Real, which check_share makes a float

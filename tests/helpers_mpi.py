@@ -19,7 +19,8 @@ TELL = """
 import json
 from fastopt import distributed
 def tell(value):
-    print(json.dumps([distributed.rank(), value]), flush=True)
+    # One write: launchers may mix those of several ranks, and print alone writes the end of a line apart.
+    print(json.dumps([distributed.rank(), value]) + "\\n", end="", flush=True)
 """
 END = 240.0  # seconds after which a job that hangs is ended
 

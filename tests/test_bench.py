@@ -137,7 +137,7 @@ def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["update"], "unknown suite 'update'; known: compress, dense, epochs, estimators, loops, losses"),
+        (["update"], "unknown suite 'update'; known: compress, dense, distributed, epochs, estimators, loops, losses"),
         (["--json", "no/such/folder/run.json"], "--json no/such/folder/run.json: there is no folder"),
         (["--json", "."], "got a folder"),
     ],

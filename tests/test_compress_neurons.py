@@ -121,6 +121,14 @@ def test_what_cannot_be_done_is_refused(call, error, message):
         call(model_of())
 
 
+def test_states_of_8_bits_are_refused():
+    model = model_of(optimizer=fo.Adam(state_bits=8))
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="no neuron can be taken out: compile the model with state_bits=32"):
+        prune_neurons(model, 0.5)
+    assert_same(snapshot(model), before)
+
+
 def test_a_model_without_hidden_layers_is_refused():
     with pytest.raises(ValueError, match="the model has no hidden dense layer that is trained"):
         prune_neurons(fo.Sequential([fo.Dense(3)], inputs=2), 0.5)

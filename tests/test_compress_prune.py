@@ -336,6 +336,7 @@ UNFIT = {
     "names twice": (lambda m: prune(m, {"dense_1": 0.5}, layers="dense_1"), ValueError, "not in both"),
     "model": (lambda m: prune([m], 0.5), TypeError, "model must be a Sequential; got a list"),
     "schedule": (lambda m: m.fit(X, Y, pruning="0.5"), TypeError, "pruning must be a fastopt.compress.Pruning, a sha"),
+    "flag": (lambda m: m.fit(X, Y, pruning=np.bool_(True)), TypeError, "pruning must be a fastopt.compress.Pruning, a"),
     "late": (lambda m: m.fit(X, Y, pruning=Pruning(0.5, end=9)), ValueError, "end must be at most the steps .* 2; got"),
     "later": (lambda m: m.fit(X, Y, pruning=Pruning(0.5, begin=2)), ValueError, "begin must be below the steps"),
     "no end": (lambda m: m.fit(X, Y, batch_size="auto", pruning=0.5), ValueError, "end must be given"),
@@ -344,6 +345,12 @@ UNFIT = {
     "initial": (lambda m: Pruning(0.5, initial=0.6), ValueError, "initial must be at most share, 0.5; got 0.6"),
     "begin": (lambda m: Pruning(0.5, begin=5, end=5), ValueError, "end must be above begin=5; got 5"),
 }
+
+
+def test_a_share_may_be_a_number_of_numpys():
+    model = model_of()
+    model.fit(X, Y, epochs=2, pruning=np.float32(0.5))
+    assert sparsity(model)["total"] == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("case", UNFIT)

@@ -113,8 +113,13 @@ def test_models_that_are_no_perceptrons(make, message):
 
 
 def test_what_does_not_come_from_scikit_learn():
+    estimators = pytest.importorskip("fastopt.sklearn")
     with pytest.raises(TypeError, match="mlp must be an MLPClassifier or MLPRegressor; got"):
         from_sklearn(3)
+    with pytest.raises(TypeError, match="mlp must be an MLPClassifier or MLPRegressor; got a LogisticRegression"):
+        from_sklearn(estimators.LogisticRegression().fit([[0.0], [1.0]], [0, 1]))
+    with pytest.raises(TypeError, match="mlp must be an MLPClassifier or MLPRegressor; got"):
+        from_sklearn(estimators.MLPClassifier)
     with pytest.raises(ValueError, match="mlp must be fitted"):
         from_sklearn(neural_network.MLPRegressor())
     mlp = neural_network.MLPRegressor(hidden_layer_sizes=(), max_iter=3, solver="lbfgs", tol=1e9).fit(

@@ -21,7 +21,7 @@ def model(backend="cpu", dtype="float64", layer=None, ema=None, **options):
     made = fo.Sequential(
         [fo.Dense(UNITS, "relu", **(layer or {})), fo.Dense(CLASSES, "softmax")], seed=1, dtype=dtype, backend=backend
     )
-    made.compile(fo.Adam(lr=1e-2, state_bits=8, **options), "sparse_categorical_crossentropy", ["accuracy"], ema)
+    made.compile(fo.Adam(**{"lr": 1e-2, "state_bits": 8, **options}), "sparse_categorical_crossentropy", ["accuracy"], ema)
     return made
 
 
@@ -87,6 +87,16 @@ def test_the_format_of_files_with_codes():
         assert description["format"] == checkpoint.CODED
         assert tensors["optimizer.0.state1"].dtype == np.uint8
         tensors.clear()
+
+
+@pytest.mark.parametrize("bits", [(8, 32), (32, 8), (8, 8)])
+def test_a_resumed_training_has_the_bits_of_its_checkpoint(bits, tmp_path):
+    made, other = (model(dtype="float32", state_bits=of_model) for of_model in bits)
+    trained(made, epochs=1, checkpoint=tmp_path / "training")
+    trained(made, epochs=1)
+    trained(other, epochs=2, checkpoint=tmp_path / "training", resume=True)
+    assert other.optimizer.param_groups[0]["state_bits"] == bits[0]
+    assert all(np.array_equal(a, b) for a, b in zip(made.parameters, other.parameters, strict=True))
 
 
 def test_pruning_is_refused():

@@ -314,6 +314,8 @@ def test_wrong_models(digits):
         lambda m, x, y: m.partial_fit(x, y),
         lambda m, x, y: m.compile("adam", "sparse_categorical_crossentropy"),
         lambda m, x, y: m.set_weights(m.get_weights()),
+        lambda m, x, y: m.set_weights(m.dequantize().get_weights()),
+        lambda m, x, y: fo.lr_finder(m, x, y),
         lambda m, x, y: m.freeze("dense_1"),
         lambda m, x, y: fo.fit_many([m], x, y),
         lambda m, x, y: setattr(m, "compute_dtype", "bfloat16"),

@@ -16,6 +16,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit  # n
 
 import fastopt as fo  # noqa: E402
 from fastopt.search import PruningCallback, Range, _objective, search  # noqa: E402
+from fastopt.search._space import Space  # noqa: E402
 
 QUICK = {"backend": "numpy", "epochs": 2, "verbose": 0}
 
@@ -384,6 +385,7 @@ REFUSALS = [
     ({"lr": [0.1], "rate": 3}, {}, "'rate' is no setting of adam"),
     ({"lr": [0.1], "momentum": 0.9}, {}, "'momentum' is no setting of adam"),
     ({"optimizer": ["adam", "sgd"], "momentum": [0.5, 0.9]}, {"sampler": "grid"}, "momentum is no setting of adam, so"),
+    ({"learning_rate": [0.1, 0.2]}, {}, "'learning_rate' is no setting of adam; .*; learning_rate: it is called lr"),
     ({"optimizer": ["adem"]}, {}, "optimizer must be among"),
     ({"lr": [-1.0]}, {}, "lr"),
     ({"batch_size": [0]}, {}, "batch_size"),
@@ -397,6 +399,7 @@ REFUSALS = [
     ({"lr": [0.1]}, {"monitor": "loss"}, "monitor must be a figure of the validation, such as val_accuracy"),
     ({"lr": [0.1]}, {"monitor": "val_nothing"}, "nothing"),
     ({"lr": [0.1]}, {"loss": "binary_crossentropy"}, "takes labels of two classes, or one-hot rows; got 3 classes"),
+    ({"lr": [0.1]}, {"timeout": 0}, "timeout must be above 0; got 0"),
     ({"lr": [0.1]}, {"timeout": -1.0}, "timeout must be at least 0"),
     ({"lr": [0.1]}, {"backend": "gpu"}, "backend"),
 ]
@@ -418,6 +421,12 @@ def test_more_refusals(flowers):
         search(x, y, ["lr"])
     with pytest.raises(TypeError, match="build must be a function of the settings; got"):
         search(x, y, {"lr": [0.1]}, build=3)
+    with pytest.raises(TypeError, match="cv must be a number of folds, or a splitter of scikit-learn's; got 'x'"):
+        search(x, y, {"lr": [0.1, 0.2]}, cv="x")
+
+
+def test_an_array_of_numpys_is_a_list():
+    assert Space({"lr": np.logspace(-3, -1, 3)}, known=True).check_grid() == {"lr": [0.001, 0.01, 0.1]}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 sklearn = pytest.importorskip("sklearn", minversion="1.6")
 
 from sklearn import datasets, linear_model, neural_network  # noqa: E402
-from sklearn.exceptions import ConvergenceWarning  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
@@ -272,7 +272,19 @@ def test_balanced_classes_are_those_of_weights():
         ({"hidden_layer_sizes": (3, 0)}, "hidden_layer_sizes must be > 0"),
         ({"learning_rate": "fast"}, "unknown learning_rate"),
         ({"activation": "swish"}, "unknown activation"),
+        ({"hidden_layer_sizes": (3, 2.5)}, "hidden_layer_sizes must be a whole number; got 2.5"),
+        ({"hidden_layer_sizes": "5"}, "hidden_layer_sizes must be a whole number; got '5'"),
         ({"alpha": -1}, "alpha must be at least 0"),
+        ({"alpha": float("nan")}, "alpha must be at least 0"),
+        ({"solver": "sgd", "momentum": 2}, "momentum must be at most 1; got 2"),
+        ({"power_t": "x"}, "power_t must be a number; got 'x'"),
+        ({"callbacks": None}, "callbacks must be a list of Callback; got None"),
+        ({"callbacks": fo.EarlyStopping()}, "callbacks must be a list of Callback; got a"),
+        ({"solver": "lbfgs", "callbacks": [fo.EarlyStopping()]}, "callbacks are for the other solvers"),
+        (
+            {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": fo.schedules.Cosine(0.1, 9)},
+            "learning_rate_init must be a number with learning_rate='invscaling'; got a Cosine",
+        ),
         ({"max_iter": 0}, "max_iter"),
         ({"batch_size": 0}, "batch_size"),
         ({"solver": "lbfgs", "dropout": 0.5}, "lbfgs needs a loss that is the same in every call"),
@@ -283,6 +295,40 @@ def test_balanced_classes_are_those_of_weights():
 def test_impossible_parameters_are_refused(parameters, message):
     with pytest.raises((ValueError, TypeError), match=message):
         small().set_params(**parameters).fit(*IRIS)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (LogisticRegression(C=0), "C must be above 0; got 0"),
+        (LogisticRegression(C=float("nan")), "C must be at least 0"),
+        (LogisticRegression(C="x"), "C must be a number; got 'x'"),
+        (Perceptron(penalty="elasticnet", l1_ratio=2), r"l1_ratio must be in \[0, 1\]; got 2"),
+        (Perceptron(eta0=-1), "eta0 must be at least 0"),
+        (Perceptron(penalty="l2", alpha=-1), "alpha must be at least 0"),
+    ],
+)
+def test_impossible_parameters_of_linear_models_are_refused(estimator, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        estimator.fit(*IRIS)
+
+
+def test_a_perceptron_has_one_column_of_labels():
+    labels = np.eye(3, dtype=int)[IRIS[1]]
+    with pytest.raises(ValueError, match="y should be a 1d array"):
+        Perceptron().fit(IRIS[0], labels)
+    with pytest.raises(ValueError, match="y should be a 1d array"):
+        Perceptron().partial_fit(IRIS[0], labels, classes=[0, 1])
+
+
+def test_a_column_of_targets_is_a_vector_for_a_perceptron_of_layers_alone():
+    X, y = IRIS[0], IRIS[0][:, :1]
+    settings = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
+    with pytest.warns((DataConversionWarning, ConvergenceWarning)) as told:
+        found = [cls(**settings).fit(X, y).predict(X) for cls in (MLPRegressor, neural_network.MLPRegressor)]
+    assert [one.shape for one in found] == [(150,), (150,)]
+    assert [warning.category for warning in told] == [DataConversionWarning, ConvergenceWarning] * 2
+    assert LinearRegression(solver="lbfgs").fit(X, y).predict(X).shape == (150, 1)
 
 
 def test_a_training_that_does_not_converge_warns():

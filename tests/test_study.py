@@ -303,6 +303,15 @@ def test_laws_answer_what_was_not_trained():
     assert double.seconds_after.value == pytest.approx(0.002 + 1e-7 * 98 * 2000 * 10, rel=1e-6)
 
 
+def test_an_error_that_does_not_fall_stays():
+    runs, timings = lawful()
+    found = made_up([run._replace(test_error=0.3) for run in runs], timings)
+    answers = " ".join(found.answers())
+    assert "Twice the data: the error would stay at 30 %, the time of a training go from" in answers
+    assert "Error against parameters: it does not fall as they become more." in answers
+    assert "%), the time of a training go from" in " ".join(made_up(*lawful()).answers())
+
+
 def test_predicted_times_depend_on_the_batch_size():
     """Where times were measured at two of them: here a step takes 10 us, whatever its rows."""
     shape, timings = Shape(3, 2, 4), []
@@ -477,6 +486,7 @@ def test_the_table_has_a_line_for_every_size_and_share(result):
         ({"settings": [("lr", 1)]}, TypeError, "settings must be a dict"),
         ({"resume": True}, ValueError, "storage must be given"),
         ({"storage": "/nowhere/study"}, FileNotFoundError, "no folder"),
+        ({"test_data": np.zeros((3, 2))}, TypeError, "test_data must be a tuple (x, y); got a"),
         ({"storage": 3}, TypeError, "storage must be a path"),
         ({"backend": "gpu"}, ValueError, "gpu"),
         ({"loss": "mse2"}, ValueError, "mse2"),

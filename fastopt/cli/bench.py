@@ -63,7 +63,7 @@ def suites(backend: str = "cpu") -> dict[str, Path]:
     """Return the suites by name.
 
     >>> list(suites())
-    ['compress', 'dense', 'epochs', ...]
+    ['compress', 'dense', 'distributed', ...]
     """
     return {path.stem.removeprefix("test_"): path for path in sorted(folder(backend).glob("test_*.py"))}
 

@@ -38,7 +38,8 @@ def prune_neurons(
     A LayerNorm behind a neuron goes by fewer outputs from then on.
 
     Raises TypeError or ValueError for another share or norm, and for layers that have no neurons to lose: the last one,
-    whose outputs are the model's. An optimizer must be one that a file can hold.
+    whose outputs are the model's. An optimizer must be one that a file can hold, with
+    states of 32 bits.
 
     Li et al. 2017, "Pruning filters for efficient ConvNets".
 
@@ -55,6 +56,10 @@ def prune_neurons(
     if isinstance(share, Mapping) and layers is not None:
         raise ValueError("give the names of layers in share or in layers, not in both")
     kernels = _hidden(model, layers, share)
+    if model.optimizer is not None and model.optimizer.param_groups[0]["state_bits"] == 8:
+        raise ValueError(
+            "states of 8 bits lie in blocks, of which no neuron can be taken out: compile the model with state_bits=32"
+        )
     with model._use.shared("prune_neurons"):
         stay = {
             name: _staying(model.parameters[i], share[name] if isinstance(share, Mapping) else share, NORMS[norm])

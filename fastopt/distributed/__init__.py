@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ._exchange import Traffic
+from ._links import measure_links
+from ._model import Links, StepCost, StepTime, best_ranks, dense_step, ranks_that_pay, step_time
 from ._network import DistributedNetwork, Settings
 from ._options import ENGINES, REDUCTIONS, check_options
 from ._tree import num_pieces
@@ -26,15 +28,23 @@ __all__ = [
     "ENGINES",
     "REDUCTIONS",
     "DistributedNetwork",
+    "Links",
     "Settings",
+    "StepCost",
+    "StepTime",
     "Traffic",
     "World",
+    "best_ranks",
     "check_options",
+    "dense_step",
     "differences",
     "is_one_of_several",
+    "measure_links",
     "num_pieces",
     "rank",
     "ranks",
+    "ranks_that_pay",
+    "step_time",
     "together",
     "world",
 ]

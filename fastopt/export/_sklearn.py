@@ -33,7 +33,8 @@ def from_sklearn(mlp: Any) -> Sequential:
     >>> from_sklearn(mlp).predict_classes(x).tolist()
     ['low', 'low', 'high', 'high']
     """
-    if not all(hasattr(mlp, name) for name in ("hidden_layer_sizes", "activation", "get_params")):
+    parameters = mlp.get_params(deep=False) if hasattr(mlp, "get_params") and not isinstance(mlp, type) else {}
+    if not {"hidden_layer_sizes", "activation"} <= set(parameters):
         raise TypeError(f"mlp must be an MLPClassifier or MLPRegressor; got {describe(mlp)}")
     if not hasattr(mlp, "coefs_"):
         raise ValueError("from_sklearn: mlp must be fitted; call its fit")

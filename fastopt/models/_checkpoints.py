@@ -321,6 +321,8 @@ def take_model(model: Any, saved: Saved) -> None:
     model.set_weights(saved.model.parameters, saved.model.averages)
     if model._averages is not None:
         model._averages.steps = saved.model._averages.steps
+    # a state_dict of whole states says nothing of bits, for those of torch go into any group
+    ours.param_groups[0]["state_bits"] = theirs.param_groups[0]["state_bits"]
     ours.load_state_dict(theirs.state_dict())
     if saved.keeps_lr:
         ours.lr = lr

@@ -129,8 +129,8 @@ def lr_finder(
         raise ValueError("diverge must be above 1; got 1")
     with model._use.shared("lr_finder"):
         tried = copy.deepcopy(model)
-    if tried.optimizer is None:
-        raise ValueError("the model has no loss and optimizer yet: call compile")
+    tried._trainable_loss()  # raises for models that fit cannot train
+    assert tried.optimizer is not None
     rates = _Rates(low, high, steps, tried.optimizer.steps)
     tried.optimizer.lr = rates
     watch = _Watch(float(smoothing), float(diverge))

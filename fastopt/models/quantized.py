@@ -102,6 +102,10 @@ class QuantizedModel(Sequential):
     def _trainable_loss(self, options: FitOptions | None = None) -> NoReturn:
         raise ValueError(f"fit: {REASON}")
 
+    def set_weights(self, weights: Any, averages: Any = None) -> NoReturn:
+        """Raise ValueError: codes stay as they are."""
+        raise ValueError(f"set_weights: {REASON}")
+
     def dequantize(self) -> Sequential:
         """Return a float32 model with the weights that the codes stand for; it is not compiled.
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._task import Task
-from .._validation import check_count
+from .._validation import check_count, describe
 
 HELD_OUT = 0.2  # share of the rows that validates, where there are no folds
 
@@ -19,6 +19,8 @@ def folds_of(task: Task, cv: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """
     from sklearn import model_selection as splitters
 
+    if isinstance(cv, str) or not (hasattr(cv, "split") or isinstance(cv, int | np.integer)):
+        raise TypeError(f"cv must be a number of folds, or a splitter of scikit-learn's; got {describe(cv)}")
     stratified = task.classes is not None
     if hasattr(cv, "split"):
         splitter = cv

@@ -42,8 +42,8 @@ class Options(NamedTuple):
             check_count(name, getattr(self, name))
         if self.patience is not None:
             check_count("patience", self.patience, least=0)
-        if self.timeout is not None:
-            check_number("timeout", self.timeout, 0.0)
+        if self.timeout is not None and not check_number("timeout", self.timeout, 0.0):
+            raise ValueError("timeout must be above 0; got 0")
         if self.resume and self.storage is None:
             raise ValueError("resume goes on with a study of a storage, which must be given")
         if self.build is not None and not callable(self.build):

@@ -11,6 +11,7 @@ import numpy as np
 from .._task import FIT, NETWORK, OPTIMIZER, takes
 from .._validation import check_number, describe
 from ..optim import OPTIMIZER_CLASSES
+from ..optim._aliases import hints_for
 
 # Settings whose ranges are drawn on a logarithmic scale.
 LOGARITHMIC = ("lr", "weight_decay", "l1", "clip_norm", "clip_value", "batch_size")
@@ -120,7 +121,7 @@ class Space:
             if name not in (*NETWORK, *FIT) and not any(takes(optimizer, name) for optimizer in optimizers):
                 raise ValueError(
                     f"{name!r} is no setting of {', '.join(optimizers)}; besides those of optimizers there are"
-                    f" {', '.join((*NETWORK, *FIT))}"
+                    f" {', '.join((*NETWORK, *FIT))}{hints_for([name])}"
                 )
 
     def check_grid(self) -> dict[str, list[Any]]:
@@ -176,6 +177,8 @@ class Space:
 
 def _dimension(name: str, value: Any) -> Any:
     """The range or the choices that a value of a space stands for; else the fixed value."""
+    if isinstance(value, np.ndarray):  # of NumPy's logspace, say
+        value = value.tolist()
     if isinstance(value, list):
         return Choices(name, value)
     if isinstance(value, tuple) and len(value) == 2 and name != "layers":

@@ -17,10 +17,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from .. import _backends, regularizers
-from .._validation import check_count, check_flag, check_name, check_number
 from ..layers import Dense, Dropout
 from ..models.sequential import Sequential
 from ..optim import SGD, Adagrad, Adam, Optimizer
+from ._checks import STOCHASTIC, check_parameters, widths_of
 from ._iterations import Iterations, Losses
 from ._lbfgs import Objective, minimise
 from ._tasks import Task
@@ -32,9 +32,6 @@ SPARSE = ("csr", "csc")
 BATCH = 200  # rows, at most, of a batch of "auto"
 # scikit-learn's names of activations that have another one here
 ACTIVATIONS = {"identity": "linear", "logistic": "sigmoid"}
-RATES = ("constant", "invscaling", "adaptive")
-STOCHASTIC = ("sgd", "gd", "momentum", "adagrad", "adam")
-SOLVERS = ("lbfgs", *STOCHASTIC)
 
 
 class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
@@ -95,37 +92,13 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _rate(self) -> Any:
         return self.learning_rate_init
 
-    # -- checks
-
-    def _check_params(self) -> None:
-        for size in self._hidden():
-            if size <= 0:
-                raise ValueError(f"hidden_layer_sizes must be > 0; got {self.hidden_layer_sizes}")
-        check_name("solver", self.solver, SOLVERS)
-        check_name("learning_rate", self.learning_rate, RATES)
-        check_count("max_iter", self.max_iter)
-        if self.tol is not None:
-            check_number("tol", self.tol, 0.0)
-        check_number("validation_fraction", self.validation_fraction, 0.0, 1.0)
-        for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping", "fit_intercept"):
-            check_flag(name, getattr(self, name))
-        if self.batch_size != "auto":
-            check_count("batch_size", self.batch_size)
-        if self.n_iter_no_change != np.inf:
-            check_count("n_iter_no_change", self.n_iter_no_change)
-        if self.threads is not None:
-            check_count("threads", self.threads)
-        if min(self._penalties()) < 0:
-            raise ValueError(f"alpha must be at least 0; got {self.alpha}")
-
     def _hidden(self) -> list[int]:
-        sizes = self.hidden_layer_sizes
-        return [int(size) for size in (sizes if np.ndim(sizes) else [sizes])]
+        return [int(size) for size in widths_of(self.hidden_layer_sizes)]
 
     # -- fitting
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
-        self._check_params()
+        check_parameters(self)
         first = not hasattr(self, "_model") or not (self.warm_start or incremental)
         X, y = validate_data(
             self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=first, y_numeric=self._numeric

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import column_or_1d
 
 from ._base import NetworkEstimator
 from ._labels import NetworkClassifier, ProbabilisticClassifier
@@ -87,7 +88,7 @@ class LogisticRegression(ProbabilisticClassifier, _Scores):
     _ftol = 64 * float(np.finfo(float).eps)
 
     def _penalties(self) -> tuple[float, float]:
-        return (1 / self.C if self.C > 0 else -1.0), 0.0
+        return 1 / self.C, 0.0
 
 
 @parameters({**LINEAR, "solver": "adam", "max_iter": 1000, "tol": 1e-6, "alpha": 0.0, "max_fun": 15_000})
@@ -138,6 +139,9 @@ class Perceptron(NetworkClassifier, _Scores):
 
     solver: ClassVar[str] = "sgd"
     _boundary, _impatience, _penalty_over = 0.0, 1, "row"
+
+    def _read_targets(self, y: Any, first: bool, incremental: bool) -> Task:
+        return super()._read_targets(column_or_1d(y), first, incremental)
 
     def _task_of(self, classes: int) -> Task:
         return perceptron(classes)

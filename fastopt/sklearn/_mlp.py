@@ -79,6 +79,8 @@ class MLPRegressor(NetworkRegressor, _MLP):
     True
     """
 
+    _flattens = True
+
     @available_if(is_stochastic)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train for one iteration over these rows, from where the last call ended."""

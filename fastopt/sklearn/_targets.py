@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from sklearn.utils.validation import column_or_1d
 
 from ._base import NetworkEstimator
 from ._tasks import Task, squares
@@ -19,11 +20,14 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc]
     """Base of the regressors, for one output or several."""
 
     _numeric = True
+    _flattens: ClassVar[bool] = False  # a column of targets stands for a vector, with a warning
 
     def _read_targets(self, y: Any, first: bool, incremental: bool) -> Task:
         outputs = 1 if y.ndim == 1 else y.shape[1]
+        if self._flattens and y.ndim == 2 and outputs == 1:
+            column_or_1d(y, warn=True)
         if first:
-            self._is_vector = y.ndim == 1
+            self._is_vector = y.ndim == 1 or (self._flattens and outputs == 1)
         elif outputs != self._task.outputs:
             raise ValueError(f"y must have {self._task.outputs} outputs, as in the fit before; got {outputs}")
         return squares(outputs)

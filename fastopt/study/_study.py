@@ -133,6 +133,8 @@ def run(data: Data, grid: Grid, options: Options) -> StudyResult:
 def _split(task: Task, test_data: Any, test_split: float) -> Data:
     """Training and test rows."""
     if test_data is not None:
+        if not isinstance(test_data, tuple | list) or len(test_data) != 2:
+            raise TypeError(f"test_data must be a tuple (x, y); got {describe(test_data)}")
         x, y = test_data
         rows = x if hasattr(x, "iloc") else x.tocsr() if hasattr(x, "tocsr") else np.asarray(x)
         targets = np.asarray(y)

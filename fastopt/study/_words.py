@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._text import rounded
 from ._estimate import Estimate
-from ._findings import Choice, Findings
+from ._findings import Choice, Doubling, Findings
 from ._law import PowerLaw
 from ._summary import counted
 from ._time_model import LARGE
@@ -53,19 +53,26 @@ def error_words(result: Findings) -> list[str]:
     ]
     double = result.twice_the_data()
     if double is not None:
-        low, high = sorted((100 * (1 - double.ratio.low), 100 * (1 - double.ratio.high)))
         sentences.append(
-            f"Twice the data: the error would go from {result.shown_error(double.error.value)} to"
-            f" {result.shown_error(double.error_after.value)} (less by {low:.2g} to {high:.2g} %), the time of a"
-            f" training from {seconds_words(double.seconds)} to {seconds_words(double.seconds_after)}."
+            f"Twice the data: the error would {doubling_words(result, double)}, the time of a training go from"
+            f" {seconds_words(double.seconds)} to {seconds_words(double.seconds_after)}."
         )
     return sentences
+
+
+def doubling_words(result: Findings, double: Doubling) -> str:
+    """The error before and after, with the interval of its fall; or that it stays, where none is to be seen."""
+    before, after = (result.shown_error(error.value) for error in (double.error, double.error_after))
+    if before == after:
+        return f"stay at {before}"
+    low, high = sorted((100 * (1 - double.ratio.low), 100 * (1 - double.ratio.high)))
+    return f"go from {before} to {after} (less by {low:.2g} to {high:.2g} %)"
 
 
 def law_words(result: Findings, law: PowerLaw, subject: str) -> str:
     """A law with its intervals; or that there is none to be seen."""
     if not any(law.falls):
-        return f"{subject}: it does not fall by more of them."
+        return f"{subject}: it does not fall as they become more."
     floor = [result.shown_error(value) for value in law.floor]
     exponent = law.exponents[0]
     return (

@@ -80,8 +80,24 @@ def _entry_finder(book: Codebook) -> Callable[..., Any]:
     return _inlined(find)
 
 
+@cache
+def _signing(book: Codebook) -> Callable[..., Any]:
+    """code_of(entry, x): the code of the entry of a magnitude, with the sign of x."""
+    signed = book.signed
+
+    def code_of(entry, x):
+        if signed:
+            below = np.int32(ZERO) - entry
+            code = (below if below > 0 else np.int32(0)) if x < 0 else np.int32(ZERO) + entry
+        else:
+            code = entry if x > 0 else np.int32(0)
+        return np.uint8(code)
+
+    return _inlined(code_of)
+
+
 def _nearest(book: Codebook) -> Callable[..., None]:
-    find, signed = _entry_finder(book), book.signed
+    find, code_of = _entry_finder(book), _signing(book)
 
     def quantize(numbers, codes, largest, size, key, element):
         N, C, L = view(numbers, size, np.float32), view(codes, size, np.uint8), view(largest, 1, np.float32)
@@ -89,19 +105,14 @@ def _nearest(book: Codebook) -> Callable[..., None]:
         factor = _inverse(L[0])
         for i in range(size):
             entry = np.int32(find(abs(N[i]) * factor))
-            if signed:
-                below = np.int32(ZERO) - entry
-                code = (below if below > 0 else np.int32(0)) if N[i] < 0 else np.int32(ZERO) + entry
-            else:
-                code = entry if N[i] > 0 else np.int32(0)
-            C[i] = np.uint8(code)
+            C[i] = code_of(entry, N[i])
 
     return quantize
 
 
 def _at_random(book: Codebook) -> Callable[..., None]:
     """Codes of one of the two neighbours: the larger with the probability of the number's part of the way to it."""
-    find, signed, entries = _entry_finder(book), book.signed, book.entries
+    find, code_of, entries = _entry_finder(book), _signing(book), book.entries
     top, least = len(entries) - 1, 0 if book.signed else 1
 
     def quantize(numbers, codes, largest, size, key, element):
@@ -116,12 +127,7 @@ def _at_random(book: Codebook) -> Callable[..., None]:
             above = min(entry + np.int32(1), np.int32(top))
             draw = np.float32(dropout_draw(key, word(element + i)) >> word(53 - RANDOM_BITS)) * np.float32(RANDOM_UNIT)
             entry = above if draw * (entries[above] - entries[entry]) < u - entries[entry] else entry
-            if signed:
-                below = np.int32(ZERO) - entry
-                code = (below if below > 0 else np.int32(0)) if N[i] < 0 else np.int32(ZERO) + entry
-            else:
-                code = entry if N[i] > 0 else np.int32(0)
-            C[i] = np.uint8(code)
+            C[i] = code_of(entry, N[i])
 
     return quantize
 

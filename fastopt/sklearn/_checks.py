@@ -1,0 +1,67 @@
+"""Checks of the parameters of estimators, by their names in scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._validation import check_count, check_flag, check_name, check_number, describe
+from ..models.training import check_callbacks
+
+RATES = ("constant", "invscaling", "adaptive")
+STOCHASTIC = ("sgd", "gd", "momentum", "adagrad", "adam")
+SOLVERS = ("lbfgs", *STOCHASTIC)
+_FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping", "fit_intercept")
+_AT_LEAST_0 = ("alpha", "momentum", "power_t", "eta0")
+
+
+def check_parameters(estimator: Any) -> None:
+    """Raise TypeError or ValueError, with the name of the parameter, for one that cannot be."""
+    for size in widths_of(estimator.hidden_layer_sizes):
+        if isinstance(size, int | np.integer) and size <= 0:
+            raise ValueError(f"hidden_layer_sizes must be > 0; got {estimator.hidden_layer_sizes}")
+        check_count("hidden_layer_sizes", size)
+    check_name("solver", estimator.solver, SOLVERS)
+    check_name("learning_rate", estimator.learning_rate, RATES)
+    check_count("max_iter", estimator.max_iter)
+    if estimator.tol is not None:
+        check_number("tol", estimator.tol, 0.0)
+    check_number("validation_fraction", estimator.validation_fraction, 0.0, 1.0)
+    for name in _FLAGS:
+        check_flag(name, getattr(estimator, name))
+    for name in _AT_LEAST_0:
+        if hasattr(estimator, name):
+            check_number(name, getattr(estimator, name), 0.0)
+    if estimator.momentum > 1:
+        raise ValueError(f"momentum must be at most 1; got {estimator.momentum}")
+    inverse_penalty = getattr(estimator, "C", 1.0)
+    if inverse_penalty != np.inf and not check_number("C", inverse_penalty, 0.0):
+        raise ValueError(f"C must be above 0; got {inverse_penalty}")
+    if hasattr(estimator, "l1_ratio") and check_number("l1_ratio", estimator.l1_ratio, 0.0) > 1:
+        raise ValueError(f"l1_ratio must be in [0, 1]; got {estimator.l1_ratio}")
+    if estimator.batch_size != "auto":
+        check_count("batch_size", estimator.batch_size)
+    if estimator.n_iter_no_change != np.inf:
+        check_count("n_iter_no_change", estimator.n_iter_no_change)
+    if estimator.threads is not None:
+        check_count("threads", estimator.threads)
+    _check_together(estimator)
+
+
+def _check_together(estimator: Any) -> None:
+    """Raise for parameters that do not go with each other."""
+    check_callbacks(estimator.callbacks)
+    if estimator.callbacks and estimator.solver == "lbfgs":
+        raise ValueError("callbacks are for the other solvers: lbfgs has no epochs that they could follow")
+    rate = getattr(estimator, "learning_rate_init", 0.0)
+    if callable(rate) and estimator.learning_rate != "constant":
+        raise ValueError(
+            f"learning_rate_init must be a number with learning_rate={estimator.learning_rate!r}; got"
+            f" {describe(rate)}: a schedule goes with 'constant'"
+        )
+
+
+def widths_of(sizes: Any) -> list[Any]:
+    """Widths of the hidden layers; a number stands for one layer."""
+    return list(sizes) if np.ndim(sizes) else [sizes]
