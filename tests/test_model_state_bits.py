@@ -21,7 +21,8 @@ def model(backend="cpu", dtype="float64", layer=None, ema=None, **options):
     made = fo.Sequential(
         [fo.Dense(UNITS, "relu", **(layer or {})), fo.Dense(CLASSES, "softmax")], seed=1, dtype=dtype, backend=backend
     )
-    made.compile(fo.Adam(**{"lr": 1e-2, "state_bits": 8, **options}), "sparse_categorical_crossentropy", ["accuracy"], ema)
+    optimizer = fo.Adam(**{"lr": 1e-2, "state_bits": 8, **options})
+    made.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], ema)
     return made
 
 
