@@ -26,10 +26,12 @@ from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, NOISE, NORMALIZATION, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
-from fastopt.kernels.cuda.training import data_feed
+from fastopt.kernels.cuda.training import data_feed, masks
 from fastopt.kernels.formulas import ACTIVATIONS, CONSTRAINTS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
+    BLOCKWISE,
+    BLOCKWISE_RANDOM,
     MASTER,
     SAME,
     STOCHASTIC,
@@ -82,6 +84,9 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     f"update {rule} {dtype} {form}",
                     lambda rule=rule, dtype=dtype, form=form: _update(rule, dtype, form),
                 )
+    for rule in ("adam", "momentum"):
+        for storage in (BLOCKWISE, BLOCKWISE_RANDOM):
+            yield f"update {rule} {storage}", lambda rule=rule, storage=storage: _coded_update(rule, storage)
     for dtype in ALL:
         yield f"norm {dtype}", lambda dtype=dtype: _norm(dtype)
     for dtype in DTYPES_16BIT:
@@ -119,6 +124,7 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     lambda scored=scored, dtype=dtype, w=weighted: _counts(scored, dtype, w),
                 )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+        yield f"masked {dtype}", lambda dtype=dtype: _masked(dtype)
         yield f"penalties {dtype}", lambda dtype=dtype: _penalties(dtype)
         for axes in ((0,), (1,)):
             for name in CONSTRAINTS:
@@ -155,6 +161,25 @@ def _update(rule: str, dtype: str, form: str) -> Outputs:
     p, g, stream = there(p, dtype), there(g, dtype), dropout_stream(7, 3) if form == STOCHASTIC else 0
     cuda.update([Update(rule, p, g, tuple(kept), OPTIMIZERS[rule].options, 3, form, stream)])
     return [p, *kept]
+
+
+def _coded_update(rule: str, storage: str) -> Outputs:
+    elements = TILE + 261
+    p, g = (there(drawn(elements), "float32") for _ in range(2))
+    states: list[Any] = []
+    for _ in OPTIMIZERS[rule].states:
+        states += [
+            to_device((np.arange(elements) % 256).astype(np.uint8)),
+            there(np.ones(-(-elements // 256)), "float32"),
+        ]
+    cuda.update([Update(rule, p, g, tuple(states), OPTIMIZERS[rule].options, 3, SAME, dropout_stream(7, 3), storage)])
+    return [p, *states]
+
+
+def _masked(dtype: str) -> Outputs:
+    p, mask = there(drawn(TILE + 5), dtype), there(drawn(TILE + 5) > 0, dtype)
+    masks._Launch(gpu_of({at(p)}), 0, dtype, [TILE + 5], [at(p)], [at(mask)])()
+    return [p]
 
 
 def _widened(dtype: str) -> Outputs:

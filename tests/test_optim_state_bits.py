@@ -240,7 +240,6 @@ def test_random_rounding_has_a_seed_and_is_saved(backend):
         (lambda: fo.Adam(state_bits="8"), TypeError, "state_bits must be 8 or 32; got"),
         (lambda: fo.Adam(state_bits=True), TypeError, "state_bits must be 8 or 32; got"),
         (lambda: fo.Adam(state_rounding="up"), ValueError, "unknown state_rounding 'up'; known: nearest, stochastic"),
-        (lambda: fo.Adam(state_bits=8, backend="cuda"), ValueError, "state_bits must be 32; got 8"),
     ],
 )
 def test_refusals(make, error, message):

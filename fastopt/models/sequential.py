@@ -471,7 +471,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             check_states(self)
         if options is not None and options.pruning is not None:
             chosen_layers(self, options.pruning.layers, options.pruning.share)  # raises for names of other layers
-        self.optimizer.check_epochs(self.backend)
+        self.optimizer.check_epochs()
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         return loss

@@ -29,8 +29,8 @@ FOREIGN_HYPER = ("alpha", "t_alpha", "t_beta3")
 class CodedState(NamedTuple):
     """A state as codes, laid out as kernels have the array."""
 
-    codes: np.ndarray  # uint8, of the array's shape in memory
-    largest: np.ndarray  # (blocks,) float32
+    codes: Any  # uint8, of the array's shape in memory: an array of NumPy, or on a GPU
+    largest: Any  # (blocks,) float32
 
     def copy(self) -> CodedState:
         return CodedState(self.codes.copy(), self.largest.copy())
@@ -80,9 +80,9 @@ def _decoded(codes: np.ndarray, largest: np.ndarray, values: np.ndarray) -> np.n
 
 
 # ---------------------------------------------------------------- entries of a state_dict
-def to_entry(k: int, name: str, state: CodedState, codes: np.ndarray) -> dict[str, np.ndarray]:
+def to_entry(k: int, name: str, largest: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
     """Entries of state k, from 1; codes: in the array's own shape."""
-    return {f"state{k}": codes, f"qmap{k}": codebook_of(name).values.copy(), f"absmax{k}": state.largest.copy()}
+    return {f"state{k}": codes, f"qmap{k}": codebook_of(name).values.copy(), f"absmax{k}": largest}
 
 
 def unwrapped(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .. import _backends
 from .._dlpack import has_dlpack, is_tensor, view_of
 from .._validation import FLOAT32, describe, plain
 from ..kernels.spec import ArrayUpdate
+from ._coded_state import CodedState
 from ._engine import Leaves, StepSettings, UpdateEngine
 from ._hyperparameters import check_one_number, check_scale
 from ._param_state import ParamState
@@ -91,6 +92,10 @@ class CudaParameter:
     @property
     def user_array(self) -> Any:
         return self.array
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return tuple(range(len(self.shape)))
 
     @property
     def is_16bit(self) -> bool:
@@ -173,18 +178,52 @@ class CudaParamState(ParamState):
     def array_update(self, rule: str, group: int, seed: int) -> ArrayUpdate:
         p: Any = self.parameter
         stream = self.random_stream(seed)
-        return ArrayUpdate(rule, p.kernel_view, self.states, p.dtype, p.size, p.shape, group, self.form, stream)
+        return ArrayUpdate(
+            rule, p.kernel_view, self.states, p.dtype, p.size, p.shape, group, self.form, stream, self.storage
+        )
+
+    @property
+    def num_elements(self) -> int:
+        parameter: Any = self.parameter
+        return math.prod(parameter.shape)
+
+    @property
+    def _stream(self) -> int:
+        return int(_kernels().current_stream(self.parameter.array))
 
     def _copy(self, state: Any) -> Any:
-        return state.copy_to_host(_kernels().current_stream(self.parameter.array))
+        return (state.codes if isinstance(state, CodedState) else state).copy_to_host(self._stream)
 
-    def _copy_into(self, kept: Any, state: np.ndarray) -> None:
-        kept.write(state, _kernels().current_stream(self.parameter.array))
+    def _magnitudes(self, state: CodedState) -> np.ndarray:
+        return np.asarray(state.largest.copy_to_host(self._stream))
 
-    def _new_state(self, state: np.ndarray) -> Any:
-        made = self.parameter.new_state(0.0)
+    def _copy_into(self, kept: Any, state: Any) -> None:
+        if isinstance(state, CodedState):
+            self._copy_into(kept.codes, state.codes)
+            self._copy_into(kept.largest, state.largest)
+        else:
+            kept.write(np.ascontiguousarray(state), self._stream)
+
+    def _new_state(self, state: Any) -> Any:
+        if isinstance(state, CodedState):
+            made: Any = CodedState(*(self._new_array(part.shape, part.dtype) for part in state))
+        else:
+            made = self.parameter.new_state(0.0)
         self._copy_into(made, state)
         return made
+
+    def _new_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        parameter: Any = self.parameter
+        return _kernels().DeviceArray(parameter.gpu, shape, dtype)
+
+    def _new_coded(self, name: str, fill: float) -> Any:
+        return self._new_state(super()._new_coded(name, fill))
+
+    def _converted(self, name: str, state: Any) -> Any:
+        on_host = self._copy(state)
+        if isinstance(state, CodedState):
+            on_host = CodedState(on_host, self._magnitudes(state))
+        return self._new_state(super()._converted(name, on_host))
 
 
 class CudaEngine(UpdateEngine):

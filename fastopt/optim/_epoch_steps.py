@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import _backends
 from ..kernels.spec import WHOLE, OptimizerSteps, ParamSettings
 from ._engine import UpdateEngine
 from ._param_state import ParamState
@@ -26,15 +25,9 @@ class EpochSteps(Settings):
         """Steps done; of arrays that have done different numbers of steps, the most."""
         return max((state.steps for state in self._param_states), default=0)
 
-    def check_epochs(self, backend: str) -> None:
-        """Raise ValueError where the epochs of a backend cannot do the steps of these states."""
-        if self.param_groups[0]["state_bits"] != 8:
-            return
-        if backend == _backends.DEVICE:
-            raise ValueError(
-                f"fit on the backend {backend!r} keeps states as numbers: state_bits must be 32, or the backend 'cpu'"
-            )
-        if self.state_rounding != "nearest":
+    def check_epochs(self) -> None:
+        """Raise ValueError where epochs cannot do the steps of these states."""
+        if self.param_groups[0]["state_bits"] == 8 and self.state_rounding != "nearest":
             raise ValueError(
                 "fit rounds states of 8 bits to the nearest code: state_rounding must be 'nearest';"
                 f" got {self.state_rounding!r}, which the method `step` has"

@@ -74,10 +74,6 @@ def check_clipping(clip_norm: float | None, groups: Sequence[Mapping[str, Any]],
         given = [f"{name}={value}" for name, value in ways.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"gradients are clipped in one way, not in several; got {', '.join(given)}")
-        if group["state_bits"] == 8 and backend == _backends.DEVICE:
-            raise ValueError(
-                f"on the backend {backend!r} states are numbers of the array's dtype: state_bits must be 32; got 8"
-            )
         if ways["clip_each"] is not None and backend == _backends.DEVICE:
             raise ValueError(
                 f"on the backend {backend!r} gradients are clipped by value (clip_value) or by the norm of all of them"

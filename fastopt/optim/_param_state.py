@@ -116,13 +116,19 @@ class ParamState:
         """A state before the first step."""
         if self.storage == WHOLE:
             return self.parameter.new_state(fill)
+        return self._new_coded(name, fill)
+
+    def _new_coded(self, name: str, fill: float) -> Any:
+        """A state as codes, of one number everywhere."""
         array = self.parameter.array
         return _coded_state.new_coded([array.shape[axis] for axis in self.parameter.axes], name, fill)
 
     def _in_storage(self, name: str, state: Any) -> Any:
         """A state as `storage` says: the same object, or a new one."""
-        if (self.storage == WHOLE) == isinstance(state, np.ndarray):
-            return state
+        return state if (self.storage == WHOLE) != isinstance(state, CodedState) else self._converted(name, state)
+
+    def _converted(self, name: str, state: Any) -> Any:
+        """A whole state from codes, or codes from a whole state."""
         if self.storage == WHOLE:
             return _coded_state.decode(state, name, self.parameter.state_dtype)
         return _coded_state.encode(state, name)
@@ -141,7 +147,10 @@ class ParamState:
             if name not in whole:
                 continue
             value = whole.pop(name)
-            entry |= _coded_state.to_entry(k, name, state, value) if self.storage != WHOLE else {f"state{k}": value}
+            if self.storage == WHOLE:
+                entry[f"state{k}"] = value
+            else:
+                entry |= _coded_state.to_entry(k, name, self._magnitudes(state), value)
         if self.storage != WHOLE and axes != tuple(range(len(axes))):
             entry[ORDER] = np.array(axes)
         return entry | {name: value for name, value in whole.items() if name == COPY}
@@ -155,11 +164,15 @@ class ParamState:
     def _copy(self, state: Any) -> np.ndarray:
         return self.parameter.to_user_layout(_parts(state)[0]).copy(order="C")
 
+    def _magnitudes(self, state: CodedState) -> np.ndarray:
+        """A copy of the largest magnitudes of a state's blocks."""
+        return state.largest.copy()
+
     def _copy_into(self, kept: Any, state: Any) -> None:
         for into, part in zip(_parts(kept), _parts(state), strict=True):
             into[...] = part
 
-    def _new_state(self, state: np.ndarray) -> Any:
+    def _new_state(self, state: Any) -> Any:
         """A state in memory of the optimizer's own, with these values."""
         return state.copy()
 
@@ -226,7 +239,8 @@ class ParamState:
         """Copies the states into the present ones if there are any (others may hold them); drops the rest."""
         self.counts[:] = steps, 0
         kept = {name: self.states_by_name.get(name, state) for name, state in states.items()}
-        kept = {name: old if type(old) is type(states[name]) else states[name] for name, old in kept.items()}
+        fits = {name: isinstance(old, CodedState) == isinstance(states[name], CodedState) for name, old in kept.items()}
+        kept = {name: old if fits[name] else states[name] for name, old in kept.items()}
         for name, state in states.items():
             if kept[name] is state:
                 kept[name] = self._new_state(state)

@@ -48,8 +48,7 @@ Common to all of them:
   master copy, or are rounded at random. Groups may have bits of their own, and change them: states are converted. Codes
   are of the nearest numbers, or with `state_rounding="stochastic"` of either neighbour, by random numbers as those
   above. A second moment above zero never becomes zero. state_dict has such states in the layout of bitsandbytes'
-  Adam8bit (`state1`, `qmap1`, `absmax1`, ...), and reads its. Gradients of some rows and `backend="cuda"` need
-  `state_bits=32`.
+  Adam8bit (`state1`, `qmap1`, `absmax1`, ...), and reads its. Gradients of some rows need `state_bits=32`.
 - Denormal numbers, below 1.2e-38 in float32 and 2.2e-308 in float64, count as zero in gradients, parameters, states and
   intermediate results, because processors are slow on them. Sums and means of squares become the smallest normal number
   instead, unless there was no gradient yet, so that nothing is divided by zero. Denormal numbers of float16 are kept:

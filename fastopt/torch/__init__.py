@@ -26,7 +26,7 @@ code: only the update itself is ours.
   tensor on the GPU that holds all parameters. Neither is in checkpoints. If parameters are on several devices, or torch
   updates some of them, torch's code clips, and that waits for the GPU. It is refused inside of torch's
   ZeroRedundancyOptimizer, where an optimizer has one rank's share of the parameters.
-- With `state_bits=8`, an argument of every class and an entry of groups, the states of CPU parameters of 4,096 elements
+- With `state_bits=8`, an argument of every class and an entry of groups, the states of parameters of 4,096 elements
   and more are codes of 8 bits (`fastopt.optim`), `state1` and `absmax1` of each. A state_dict has them in the layout of
   bitsandbytes' Adam8bit, and that of bitsandbytes, or torch's own, can be loaded. `state_rounding="stochastic"` rounds
   them at random, by numbers that depend on `seed`.

@@ -65,7 +65,7 @@ def _as_tensors(p: torch.Tensor, k: int, state: CodedState) -> dict[str, torch.T
     """The tensors of state k of a parameter; codes: in the order of memory."""
     codes = torch.empty_like(p, dtype=torch.uint8, requires_grad=False, memory_format=torch.preserve_format)
     codes.as_strided((p.numel(),), (1,)).copy_(torch.from_numpy(state.codes.ravel()))
-    return {f"state{k}": codes, f"absmax{k}": torch.from_numpy(state.largest.copy())}
+    return {f"state{k}": codes, f"absmax{k}": torch.from_numpy(state.largest.copy()).to(p.device)}
 
 
 def new_coded_states(p: torch.Tensor, rule: str, fill: float) -> dict[str, torch.Tensor]:
@@ -82,7 +82,7 @@ def convert(p: torch.Tensor, state: dict[str, Any], rule: str, storage: str) -> 
         return
     for k, name in enumerate(OPTIMIZERS[rule].states, 1):
         if storage == WHOLE:
-            coded = CodedState(_in_memory_codes(p, state.pop(f"state{k}")), state.pop(f"absmax{k}").numpy())
+            coded = CodedState(_in_memory_codes(p, state.pop(f"state{k}")), state.pop(f"absmax{k}").cpu().numpy())
             dtype = np.dtype(np.float64 if p.dtype == torch.float64 else np.float32)
             numbers = torch.from_numpy(decode(coded, name, dtype))
             state[name] = torch.empty_like(p, requires_grad=False, memory_format=torch.preserve_format)
@@ -92,7 +92,7 @@ def convert(p: torch.Tensor, state: dict[str, Any], rule: str, storage: str) -> 
 
 
 def _in_memory_codes(p: torch.Tensor, codes: torch.Tensor) -> np.ndarray:
-    return codes.as_strided((p.numel(),), (1,)).numpy()
+    return codes.as_strided((p.numel(),), (1,)).cpu().numpy()
 
 
 def why_not_coded(p: torch.Tensor, state: Mapping[str, Any], rule: str) -> str:
@@ -100,7 +100,8 @@ def why_not_coded(p: torch.Tensor, state: Mapping[str, Any], rule: str) -> str:
     for k in range(1, len(OPTIMIZERS[rule].states) + 1):
         codes: Any = state.get(f"state{k}")
         largest: Any = state.get(f"absmax{k}")
-        fits = type(codes) is torch.Tensor and type(largest) is torch.Tensor and codes.is_cpu and largest.is_cpu
+        fits = type(codes) is torch.Tensor and type(largest) is torch.Tensor
+        fits = fits and codes.device == largest.device == p.device
         fits = fits and codes.dtype == torch.uint8 and largest.dtype == torch.float32
         fits = fits and codes.shape == p.shape and codes.stride() == p.stride()
         if not (fits and largest.is_contiguous() and largest.shape == (blocks_of(p.numel()),)):
@@ -147,7 +148,7 @@ def _exported(p: torch.Tensor, state: Mapping[str, Any], names: Sequence[str]) -
     found: dict[str, Any] = {"step": int(state["step"])} if "step" in state else {}
     for k, name in enumerate(names, 1):
         if f"state{k}" in state:
-            qmap = torch.from_numpy(codebook_of(name).values.copy())
+            qmap = torch.from_numpy(codebook_of(name).values.copy()).to(state[f"state{k}"].device)
             found |= {f"state{k}": state[f"state{k}"], f"qmap{k}": qmap, f"absmax{k}": state[f"absmax{k}"]}
         elif state.get(name) is not None:
             found[f"state{k}"] = state[name]
@@ -190,9 +191,7 @@ def split(optimizer: Any, state_dict: Mapping[str, Any]) -> tuple[dict[str, Any]
     return {**state_dict, "state": states, "param_groups": groups}, codes
 
 
-def _imported(
-    p: torch.Tensor, entry: dict[str, Any], rule: str, where: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _imported(p: torch.Tensor, entry: dict[str, Any], rule: str, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """An entry in bitsandbytes' layout: what torch's code loads of it, and the tensors that it must not touch."""
     names, order = OPTIMIZERS[rule].states, entry.pop(ORDER, None)
     derived = {name: entry.pop(name) for name in [name for name in entry if not _is_ours(name) and name != "step"]}
@@ -216,4 +215,3 @@ def _imported(
             state = encode(np.ascontiguousarray(numbers), name)
         coded |= _as_tensors(p, k, state if isinstance(state, CodedState) else encode(state, name))
     return {**found, **plain, **derived}, coded
-

@@ -35,26 +35,27 @@ def why_not_step(
     group: Group,
     defaults: Mapping[str, Any],
     scaled: bool,
+    rounding: str = "nearest",
 ) -> str:
     """Reason to leave a parameter on a GPU to torch's code; "": there is none, and its states are adopted.
 
-    group_options: of `read_group`.
+    group_options: of `read_group`. rounding: of states of 8 bits.
     """
     rule, options, reason = group_options
     reason = reason or known.reason or why_not_gradient(known.p, g)
-    reason = reason or known.ensure_states(state, rule, group, defaults)
+    reason = reason or known.ensure_states(state, rule, group, defaults, rounding)
     return reason or why_not_on_device(known.p, options, scaled, known.device_counter is not None)
 
 
 class DevicePlan:
     """The plan of the parameters on one GPU whose steps are counted in the same way."""
 
-    def __init__(self, param_states: Sequence[ParamState], key: PlanKey, captured: list[Any]) -> None:
+    def __init__(self, param_states: Sequence[ParamState], key: PlanKey, captured: list[Any], seed: int) -> None:
         kernels = _backends.get(_backends.DEVICE)
         self.is_counted = key[1]
         planned = [known for known in param_states if known.rule and known.device_kind == DEVICE]
         self.members = [known for known in planned if plan_key(known) == key]
-        updates = buffer_updates(self.members)
+        updates = buffer_updates(self.members, seed)
         self.gpu = kernels.gpu_of({known.address for known in self.members})
         kernels.refuse_capture(self.gpu, _stream(self.members[0].p))
         if self.is_counted:
@@ -80,7 +81,7 @@ def step_on_device(
     is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
     if is_first or device_plan is None or any(known.index < 0 for known in members):
         captured = optimizer.__dict__.setdefault("_fastopt_captured", [])  # memory of all graphs; outlives the plan
-        device_plan = DevicePlan(members if is_first else plans.param_states, key, captured)
+        device_plan = DevicePlan(members if is_first else plans.param_states, key, captured, optimizer._seed)
         if not is_first:
             plans.devices[key] = device_plan
     count = len(device_plan.members)

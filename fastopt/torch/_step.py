@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hooks
@@ -332,6 +332,10 @@ class _Division(NamedTuple):
     device_jobs: dict[PlanKey, list[DeviceJob]]  # our kernels on GPUs
 
 
+def _refuse_codes(reason: str) -> NoReturn:
+    raise ValueError(f"state_bits must be 32 for a parameter that torch's code updates: {reason}")
+
+
 def _divide(optimizer: Any, param_states: Iterable[ParamState]) -> _Division:
     peer, scaled = peer_of(type(optimizer)), has_grad_scaler(optimizer)
     states, defaults, groups = optimizer.state, optimizer.defaults, optimizer.param_groups
@@ -350,11 +354,13 @@ def _divide(optimizer: Any, param_states: Iterable[ParamState]) -> _Division:
             read[number, kind] = read_group(peer, group, scaled, kind)
         group_options = rule, options, reason = read[number, kind]
         coded = bits_of(group) == 8 and p.numel() >= MIN_ELEMENTS
-        if coded and (kind == DEVICE or reason or known.reason or why_not_gradient(p, g)):
-            reason = reason or known.reason or why_not_gradient(p, g) or f"on {p.device}"
-            raise ValueError(f"state_bits must be 32 for a parameter that torch's code or a GPU updates: {reason}")
+        if coded and (why := reason or known.reason or why_not_gradient(p, g)):
+            _refuse_codes(why)
         if kind == DEVICE:
-            if why_not_step(known, g, group_options, states.get(p), group, defaults, scaled):
+            rounding = optimizer._state_rounding
+            if why := why_not_step(known, g, group_options, states.get(p), group, defaults, scaled, rounding):
+                if coded:
+                    _refuse_codes(why)
                 torch_params[number].append(p)
             else:
                 device_jobs.setdefault(plan_key(known), []).append(((known, g), options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..formulas import OPTIMIZERS
-from ..spec import FORMS, SAME
+from ..spec import BLOCKWISE, BLOCKWISE_RANDOM, FORMS, SAME
 from .dense.epilogues import dense_kernels
 from .dense.finish import FINISH
 from .dense.losses import loss_kernels
@@ -13,6 +13,7 @@ from .dense.metrics import metric_kernels
 from .dense.mixed import mixed_kernels
 from .dense.normalization import normalization_kernels
 from .dense.rows import rows_kernels
+from .optim.blockwise import blockwise_kernel
 from .optim.constraints import constraint_kernels
 from .optim.counted import COUNT
 from .optim.norm import RESOLVE_STEP, squares_kernel
@@ -42,6 +43,19 @@ def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str
     return list(dict.fromkeys(kernels))
 
 
+def blockwise_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
+    """Return the kernels of steps on arrays whose states are codes, which are compiled when a plan first needs them."""
+    stateful = [rule for rule in rules if OPTIMIZERS[rule].states]
+    kernels = [
+        blockwise_kernel(rule, dtype, form, storage)
+        for dtype in dtypes
+        for form in forms_of(dtype)
+        for storage in (BLOCKWISE, BLOCKWISE_RANDOM)
+        for rule in stateful
+    ]
+    return list(dict.fromkeys(kernels))
+
+
 def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
     """Return the kernels of layers and losses in these dtypes, without those that train a whole small network.
 
@@ -61,6 +75,6 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
 
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
-    """Return every kernel of the tables; asking one for its `cubin` loads or compiles it."""
+    """Return every kernel of the tables but `blockwise_kernels`; asking one for its `cubin` loads or compiles it."""
     dtypes = list(dtypes)
     return list(dict.fromkeys([*optimizer_kernels(dtypes), *network_kernels(dtypes)]))

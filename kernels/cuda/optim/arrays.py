@@ -42,7 +42,7 @@ class ArrayPlan:
         targets = [
             BufferUpdate(
                 t.rule, _kernel_dtype(t.dtype), t.elements, 0 if t.p is None else see(t.p).address,
-                [see(s).address for s in t.states], t.group, t.form, t.stream,
+                [see(s).address for s in t.states], t.group, t.form, t.stream, t.storage,
             )
             for t in planned
         ]  # fmt: skip
@@ -116,7 +116,9 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
         p = see(job.p)
         group, elements = numbers[id(job.options)], math.prod(p.shape)
         dtype = numpy_dtype(p.dtype)
-        planned.append(ArrayUpdate(job.rule, job.p, job.states, dtype, elements, p.shape, group, job.form, job.stream))
+        planned.append(
+            ArrayUpdate(job.rule, job.p, job.states, dtype, elements, p.shape, group, job.form, job.stream, job.storage)
+        )
     plan = ArrayPlan(planned, ())
     gradients = np.array([see(job.g).address for job in jobs], np.int64)
     plan.update(gradients, np.array([job.step for job in jobs], np.int64), list(groups.values()), scale, {})

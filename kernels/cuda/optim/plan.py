@@ -1,5 +1,5 @@
-"""An optimizer's step on the device, laid out once: tables in device memory, and one launch for each rule, dtype and
-form of 16-bit arrays.
+"""An optimizer's step on the device, laid out once: tables in device memory, and one launch for each rule, dtype,
+form of 16-bit arrays and storage of states.
 
 Values that change from step to step are written to one piece of host memory and copied in one go: the addresses of
 gradients, and the scalars of the step, a row for all arrays of one kind (group, rule, dtype) and step number. Then
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,13 +27,13 @@ import numpy as np
 
 from ...formulas import NUM_SCALARS, OPTIMIZERS
 from ...scalars import fill_row
-from ...spec import MASTER, BufferUpdate
+from ...spec import MASTER, WHOLE, BufferUpdate
 from ..runtime.compile import Kernel
 from ..runtime.device import Device
-from ..runtime.records import CONTROL, MAX_STATES, POINTERS, RECORDS, ROW, SETTINGS, STEP, TILE, offset
+from ..runtime.records import CONTROL, POINTERS, RECORDS, ROW, SETTINGS, STEP, TILE, offset
 from ..runtime.storage import STORES
+from .blockwise import kernel_of
 from .norm import RESOLVE_STEP, SUM, squares_kernel
-from .updates import update_kernel
 
 MAX_PENDING = 64  # steps with unknown outcomes that the host may be ahead of the device
 POINTERS_BYTES, SETTINGS_BYTES = POINTERS.itemsize, SETTINGS.itemsize
@@ -69,12 +69,12 @@ NO_GUARD = Guard()
 
 
 class Table:
-    """The arrays of one rule, dtype and form, which one launch updates."""
+    """The arrays of one rule, dtype, form and storage of states, which one launch updates."""
 
     def __init__(self, gpu: Device, targets: Sequence[BufferUpdate], indices: list[int], first: int) -> None:
         some = targets[indices[0]]
-        self.kernel, self.squares = update_kernel(some.rule, some.dtype, some.form), squares_kernel(some.dtype)
-        self.unscaling = partial(update_kernel, some.rule, some.dtype, some.form, True)
+        self.kernel, self.squares = kernel_of(some), squares_kernel(some.dtype)
+        self.unscaling = partial(kernel_of, some, True)
         self.first, self.count = first, len(indices)  # among the records POINTERS
         sizes = np.array([targets[i].elements for i in indices], np.int64)
         tiles = -(-sizes // TILE)
@@ -102,10 +102,11 @@ class Tables:
         self.kind_of = np.array([numbers[kind] for kind in kinds], np.int64)
         self.sizes = np.array([t.elements for t in targets], np.int64)
         self.params = np.array([t.p for t in targets], np.int64)  # addresses
-        together: dict[tuple[Callable[..., Any], str, str], list[int]] = {}
+        together: dict[Kernel, list[int]] = {}
         for i, t in enumerate(targets):
-            assert len(t.states) == len(OPTIMIZERS[t.rule].states) + (t.form == MASTER) <= MAX_STATES
-            together.setdefault((OPTIMIZERS[t.rule].rule, t.dtype, t.form), []).append(i)
+            arrays_of_state = 1 if t.storage == WHOLE else 2
+            assert len(t.states) == arrays_of_state * len(OPTIMIZERS[t.rule].states) + (t.form == MASTER)
+            together.setdefault(kernel_of(t), []).append(i)
         self.order = np.array([i for indices in together.values() for i in indices], np.int64)
         self.tables: list[Table] = []
         with gpu.active():

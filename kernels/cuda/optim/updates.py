@@ -46,7 +46,7 @@ SHARE = 5  # index of an average's share among the scalars of its step
 average_of = device(averaged)
 
 
-def _one(rule, dtype, form):
+def of_one(rule, dtype, form):
     """Return the rule for one element in a form: (p, g, states...) becomes (p, states...)."""
     rule = device(rule)
 
@@ -74,7 +74,7 @@ def _one(rule, dtype, form):
     return device({MASTER: master, STOCHASTIC: stochastic}[form])
 
 
-def _unscaling(one):
+def unscaling(one):
     """Return `one` with one result more, after the parameter: the gradient, divided by the last of the scalars."""
 
     def unscaled(x, h, tiny, key, element):
@@ -93,11 +93,11 @@ def _states(count):
     return reader("int64", count) if count else device(states0)
 
 
-def _no_key(stream, step):
+def no_key(stream, step):
     return 0
 
 
-def _key(stream, step):
+def key_of_step(stream, step):
     return dropout_key(word(stream), word(step))
 
 
@@ -108,15 +108,15 @@ def _update(rule, states, dtype, form, unscales):
     written = (own, *[own] * unscales, *others)
     num_read = len(read)
     real, width = getattr(np, own.real), max(store.width for store in written)
-    one = _one(rule, dtype, form)
+    one = of_one(rule, dtype, form)
     if unscales:
-        one = _unscaling(one)
+        one = unscaling(one)
     update_vector, update_element = (vector_map(one, n, len(written), numbered=True) for n in (width, 1))
     load, load1 = array_loader(read, width), array_loader(read, 1)
     store, store1 = array_storer(written, width), array_storer(written, 1)
     read_row, read_factor, read_states = reader(own.real, NUM_SCALARS + 1), reader(own.real, 1), _states(states)
     factor_at, read_divisor = offset(CONTROL, own.real), reader("float32", 1)
-    key_of = device(_key if form == STOCHASTIC else _no_key)
+    key_of = device(key_of_step if form == STOCHASTIC else no_key)
 
     def update(records, pointers, owners, tiles, control):
         # what the device has found out about the step

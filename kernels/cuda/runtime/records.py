@@ -13,14 +13,14 @@ TILE = 16 * THREADS  # elements of a tile of an array
 ROW = 128  # bytes of a row of scalars, of either dtype
 STEP = ROW - 16  # offset of the step's number in a row, int64, past NUM_SCALARS + 1 values of float64
 MAX_STATES = 4  # with the master copy
+MAX_CODED = MAX_STATES - 1  # states that may be codes, each with its largest magnitudes
 
 # Constants of an array.
 RECORDS = np.dtype([
     ("elements", "i8"),
     ("first_tile", "i8"),
-    ("states", "i8", (MAX_STATES,)),  # addresses
+    ("states", "i8", (2 * MAX_CODED + 1,)),  # addresses; of codes and magnitudes in turn, and the master copy
     ("stream", "u8"),  # for rounding at random: with the number of the step it makes the key of the draws
-    ("unused", "i8"),
 ])  # fmt: skip
 
 # Values of an array that may change from step to step.

@@ -180,7 +180,8 @@ class Network:
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
             penalised = tuple(own.has_penalty for own in optimizer.penalties)
             limits, fixed = tuple(after.constraints) if after else (), tuple(optimizer.fixed)
-            key = *sizes, *of_optimizer, fixed, penalised, limits, seed, weights is None, _parts(variation)
+            coded = tuple(optimizer.storages)
+            key = *sizes, *of_optimizer, coded, fixed, penalised, limits, seed, weights is None, _parts(variation)
             mine = self.gpu, self.stream.handle, self.net, self.mirror
             make = partial(TrainingPass, *mine, batches, optimizer, seed, variation)
             training: TrainingPass = self._cached("train", arrays, key, make)

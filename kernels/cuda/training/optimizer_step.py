@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...spec import SAME, BufferUpdate
+from ...spec import SAME, WHOLE, BufferUpdate
 from ..optim.norm import RESOLVE_STEP, SUM, squares_kernel
 from ..optim.plan import Table
 from ..optim.updates import accumulate_kernel
@@ -51,19 +51,22 @@ class Updates:
 
     scalars: address of each parameter's row of ROW bytes for the first step of the pass; those of the next steps follow
     it. copy: the dtype of copies that the update writes, too; "": none. layers: indices of the parameters of each layer
-    that is to be updated by itself.
+    that is to be updated by itself. storages: of each parameter's states; (): all are WHOLE. Each takes a launch.
     """
 
     def __init__(
         self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], arrays: ParamArrays,
         scalars: Sequence[int],
-        copy: str = "", layers: Sequence[Sequence[int]] = (),
+        copy: str = "", layers: Sequence[Sequence[int]] = (), storages: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.gpu, self.stream, self.rule, self.dtype, self.arrays = gpu, stream, rule, dtype, arrays
         form, written = (COPY, [[copy] for copy in arrays.copies]) if copy else (SAME, [[] for _ in sizes])
+        storages = list(storages) or [WHOLE] * len(sizes)
         targets = [
-            BufferUpdate(rule, copy or dtype, size, p, [*states, *more], form=form)
-            for size, p, states, more in zip(sizes, arrays.params, arrays.states, written, strict=True)
+            BufferUpdate(rule, copy or dtype, size, p, [*states, *more], form=form, storage=storage)
+            for size, p, states, more, storage in zip(
+                sizes, arrays.params, arrays.states, written, storages, strict=True
+            )
         ]
         self.table = Table(gpu, targets, list(range(len(targets))), 0)
         self._layers = {of[0]: _LayerUpdate(gpu.event(), Table(gpu, targets, list(of), of[0])) for of in layers}
@@ -71,6 +74,12 @@ class Updates:
         self._joined: Any = gpu.event() if layers else None
         gpu.wait(0)  # on which tables are copied
         self.turns = self._turns(arrays.params, arrays.totals, scalars)
+        self._parts = [(self.table, self.turns)]  # of the update: arrays with the same storage of states
+        if len(set(storages)) > 1:
+            self._parts = [
+                self._part(targets, [i for i, own in enumerate(storages) if own == storage], scalars)
+                for storage in dict.fromkeys(storages)
+            ]
         self.num_elements = sum(sizes)
         self.control, self.settings = gpu.allocate(CONTROL.itemsize), gpu.allocate(SETTINGS.itemsize)
         self.sums = gpu.allocate(self.table.tiles * SUM)
@@ -102,7 +111,8 @@ class Updates:
 
     def update(self) -> None:
         """The optimizer's step, from the totals."""
-        self._launch(self.table.kernel, self.turns, self.control.address)
+        for table, turns in self._parts:
+            self._launch(table.kernel, turns, self.control.address, table)
 
     @property
     def by_layer(self) -> bool:
@@ -120,6 +130,13 @@ class Updates:
         """Let the stream wait for the updates of all layers."""
         self._joined.record(self._second.handle)
         self._joined.before(self.stream)
+
+    def _part(self, targets: Sequence[BufferUpdate], indices: list[int], scalars: Sequence[int]) -> tuple[Table, Any]:
+        """A table of some of the arrays, with their turns."""
+        table = Table(self.gpu, targets, indices, 0)
+        self.gpu.wait(0)  # on which it is copied
+        of_all = self.arrays.params, self.arrays.totals, scalars
+        return table, self._turns(*([some[i] for i in indices] for some in of_all))
 
     def _turns(self, changed: Sequence[int], gradients: Sequence[int], row: int | Sequence[int]) -> Any:
         turns = np.zeros(len(changed), POINTERS)

@@ -12,7 +12,7 @@ import numpy as np
 from ... import costs
 from ...metrics import Variation
 from ...profile import Cost
-from ...spec import Batches, LayerSpec, OptimizerSteps, parameter_shapes
+from ...spec import WHOLE, Batches, LayerSpec, OptimizerSteps, parameter_shapes
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
@@ -70,12 +70,14 @@ class TrainingPass:
         masks = list(compress(optimizer.masks, updated)) if optimizer.masks else ()
         self.masks = Masks(gpu, stream, net.dtype, masks, changed, totals, of_states, copies, net.compute)
         # each batch is a step, and no update waits for other gradients
-        alone = group == 1 and not norm and not self.after and not self.masks
+        storages = list(compress(optimizer.storages, updated)) if optimizer.storages else []
+        self.num_coded = sum(n for n, storage in zip(elements, storages, strict=False) if storage != WHOLE)
+        alone = group == 1 and not norm and not self.after and not self.masks and not self.num_coded
         by_layer = alone and all(updated) and sum(elements) >= BY_LAYER
         layers = _params_of_layers(net.layers) if by_layer else []
         layers = layers if len(layers) > 1 else []
         scalars = [self.scalars.address + row * self.steps * ROW for row in compress(rows, updated)]
-        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers)
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers, storages)
         self.penalties: Penalties | None = None
         if optimizer.penalties:
             of_params = mirror.addresses, [p.size for p in params]
@@ -147,7 +149,8 @@ class TrainingPass:
             self.masks.add_before_norm(program)
             program.add(costs.squares(size, width), updates.clip)
         if ends:
-            program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
+            cost = costs.coding(costs.apply(size, rule, width), self.num_coded, rule, width)
+            program.add(cost, updates.join if by_layer else updates.update)
             self.masks.add_to(program)
             self.after.add_to(program, updates.control.address)
         program.finish(table, 1 + len(program.net.sums) + len(more), updates.control.address if kind.ends_step else 0)
