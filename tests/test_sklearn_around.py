@@ -232,7 +232,7 @@ def _share():
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
 def test_a_search_on_a_dask_cluster(processes):
     joblib = pytest.importorskip("joblib")
-    distributed = pytest.importorskip("distributed")
+    distributed = pytest.importorskip("dask.distributed")
     space = {"alpha": [0.0, 0.1], "learning_rate_init": [0.01, 0.03]}
     alone = GridSearchCV(small(), space, cv=2).fit(*IRIS)
     cluster = distributed.LocalCluster(

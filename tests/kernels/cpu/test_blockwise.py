@@ -11,6 +11,7 @@ from fastopt.kernels.cpu.optim import blockwise_vectors
 from fastopt.kernels.cpu.optim.blockwise_loops import blockwise_kernel
 from fastopt.kernels.cpu.optim.updates import TILE
 from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
 from fastopt.kernels.formulas.blockwise import BLOCK, SIGNED, UNSIGNED, blocks_of
@@ -217,6 +218,7 @@ def test_bits_without_vectors_of_avx512(rule, monkeypatch):
     from fastopt.kernels.cpu.optim import blockwise_loops
 
     monkeypatch.setattr(blockwise_vectors, "AVAILABLE", False)
+    monkeypatch.setattr(Kernel, "names", {})
     plain = blockwise_loops._blockwise_kernel.__wrapped__(rule, "float32", SAME, BLOCKWISE, False)
     plain.name += "_plain"
     monkeypatch.setattr("fastopt.kernels.cpu.optim.updates.blockwise_kernel", lambda *args: plain)
