@@ -122,6 +122,7 @@ def test_threads_and_copies_change_nothing(monkeypatch):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_int4_gains_by_it():
     """Rounding to 15 values costs a trained model more than one that was trained with them."""
     digits = fo.datasets.load("digits")

@@ -68,7 +68,9 @@ def unit(request, monkeypatch):
     return chosen
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=3 if INTERPRETED else 10
+)
 @given(
     widths=st.lists(SIZES, min_size=2, max_size=4), rows=st.sampled_from([1, 2, 5, ROW_UNIT, 49]),
     zero=st.sampled_from([0, 1, 128, 255]), bias=st.booleans(), seed=st.integers(0, 99),
@@ -176,6 +178,7 @@ def test_data_of_any_kind():
     np.testing.assert_array_equal(plain.predict((x * 0.01).astype("f4"), 64, order), whole[order])
 
 
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on one thread")
 def test_threads_change_nothing(monkeypatch):
     rng, found = np.random.default_rng(7), []
     for specs in (chain([9, 130, 70, 5], Quantized(8, 0, 0.1, 30)), chain([9, 130, 5], Quantized(4, 8))):
