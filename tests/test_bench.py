@@ -164,6 +164,7 @@ def test_without_the_package_of_benchmarks(capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.repeats
 def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):
     """A suite without other libraries, in the process that `bench` starts."""
     pytest.importorskip("pytest_benchmark", reason="in the extra `bench`")

@@ -118,6 +118,7 @@ def test_json_to_stdout_and_to_a_file(studied, tmp_path):
     assert out.startswith("fruit: ")
 
 
+@pytest.mark.repeats
 def test_page(run, tmp_path, monkeypatch):
     """Here without matplotlib, which is told; `test_study` has the plots."""
     monkeypatch.setattr(study, "find_spec", lambda name: None)
@@ -128,6 +129,7 @@ def test_page(run, tmp_path, monkeypatch):
     assert "<h2>Frontier</h2>" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.repeats
 def test_storage(studied, run, tmp_path):
     path = tmp_path / "a.jsonl"
     *_, result, out = studied(*GRID, "--storage", path)
@@ -139,6 +141,7 @@ def test_storage(studied, run, tmp_path):
     assert [run.test_error for run in again.runs] == [run.test_error for run in result.runs]
 
 
+@pytest.mark.repeats
 def test_threads(run, tmp_path):
     before = get_num_threads()
     try:
@@ -193,6 +196,7 @@ def test_help(run):
     assert "--best-seconds" in out
 
 
+@pytest.mark.repeats
 def test_shares_are_of_the_training_rows(studied):
     data, *_, result, _ = studied("--layers", 4, "--shares", "0.5,1")
     assert sorted({run.rows for run in result.runs}) == [round(0.5 * data.task.rows), data.task.rows]
