@@ -130,7 +130,7 @@ def _set_handler(capsule: Any) -> Any:
     return _setter()(capsule)
 
 
-# Of NumPy's own, which makes dozens of arrays a call: two thirds of the time of guarded tests.
+# NumPy's own, which makes dozens of arrays a call: guarding them took two thirds of the time of such tests.
 _PLAIN = [
     (reference, ("activate", "dense_backward", "dense_forward", "gradient_norm", "loss", "sum_rows")),
     (reference, ("update", "update_rows")),

@@ -313,7 +313,7 @@ def test_an_error_that_does_not_fall_stays():
 
 
 def test_predicted_times_depend_on_the_batch_size():
-    """Where times were measured at two of them: here a step takes 10 us, whatever its rows."""
+    """Times were measured at two of them: here a step takes 10 us, whatever its rows."""
     shape, timings = Shape(3, 2, 4), []
     for layers in ((1,), (4,), (16,), (64,)):
         for rows in (250, 1000):

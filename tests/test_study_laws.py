@@ -152,7 +152,7 @@ def test_a_law_of_exact_errors_comes_out_as_it_went_in(floor, b, c):
 
 @pytest.mark.repeats
 def test_intervals_hold_the_truth():
-    """Of 40 samples those of 95 % hold it in 32 at least: by chance alone in all but 1 of 10,000 times."""
+    """Intervals of 95 % hold it in 32 of 40 samples at least: by chance alone in all but 1 of 10,000 times."""
     rng, held = np.random.default_rng(0), 0
     x = np.repeat(np.geomspace(1e3, 1e6, 6), 3)
     for _ in range(40):

@@ -87,7 +87,7 @@ def test_any_division_has_the_same_bits(rows, pieces, ranks, weighted):
 
 
 def test_the_sum_is_that_of_a_tree():
-    """Of eight pieces of one row each; a sum from left to right differs."""
+    """Eight pieces of one row each are added up as a tree; a sum from left to right differs."""
     params, data = case(8)
     single = [gradient_of(params, data, 8, piece, 1, sgd(params))[0] for piece in range(8)]
     pairs = [single[i] + single[i + 1] for i in range(0, 8, 2)]

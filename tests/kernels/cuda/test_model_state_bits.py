@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gpu
 INPUTS, UNITS = 64, 64  # 4,096 weights in the first layer: codes; others are whole
 ROWS, BATCH = 6, 3
 
-# What is compiled with, what the first layer has, and how it is trained.
+# Options of the optimizer, of the first layer, and of the training.
 OPTIONS = {
     "plain": ({}, {}, {}),
     "clip_norm": ({"clip_norm": 0.5}, {}, {"accumulate": 2}),
