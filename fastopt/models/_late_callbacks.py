@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from ..callbacks import Callback, Trainable
-from ..kernels.interrupts import interrupts_held
 from ..kernels.loss_rule import LossRule
 from .history import History
 
@@ -16,9 +14,8 @@ def rule_of(callbacks: Sequence[Callback]) -> LossRule | None:
     return callbacks[0]._loss_rule() if len(callbacks) == 1 else None
 
 
-@contextmanager
-def telling(callbacks: Sequence[Callback], model: Trainable, history: History) -> Iterator[Callable[[], None]]:
-    """While open, a training of callbacks with a rule; the value is a function that tells them of finished epochs.
+def teller(callbacks: Sequence[Callback], model: Trainable, history: History) -> Callable[[], None]:
+    """Return a function that tells callbacks with a rule of the epochs finished since it was last called.
 
     They are told the same, and in the same order, as if each epoch were a call.
     """
@@ -31,14 +28,4 @@ def telling(callbacks: Sequence[Callback], model: Trainable, history: History) -
             logs = {name: values[first:] for name, values in history.history.items()}
             callback._on_epochs_end(model, history.epochs[first:], logs)
 
-    try:
-        for callback in callbacks:
-            callback.on_train_begin(model)
-        yield tell
-        for callback in callbacks:
-            callback.on_train_end(model)
-    except KeyboardInterrupt:
-        with interrupts_held():
-            for callback in callbacks:
-                callback.on_interrupt(model)
-        raise
+    return tell

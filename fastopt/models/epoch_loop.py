@@ -54,36 +54,28 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
     saved = plan.saved.pop() if plan.saved else None  # so that its memory is free once it is taken over
     course = Course(model, plan.options, history, plan.call, saved, plan.world)
     del saved
-    try:
-        course.prepare()
-        for callback in callbacks:
-            callback.on_train_begin(model)
-        course.begin()
-        with nullcontext() if watched else training.holding(model, plan.network):
-            for epoch in course.epochs():
-                for callback in callbacks:
-                    callback.on_epoch_begin(model, epoch)
-                with show_epoch(epoch) as bar:
-                    logs, losses = _epoch(model, plan, course, bar)
-                with interrupts_held():  # all of an epoch or nothing
-                    history.append(epoch, {name: logs.get(name, math.nan) for name in names}, losses)
-                for callback in callbacks:
-                    callback.on_epoch_end(model, epoch, logs)
-                course.stop_together()
-                if not warned and not math.isfinite(logs["loss"]):
-                    warned = True
-                    training.warn_diverged(epoch, logs["loss"])
-                course.end_epoch()
-                yield logs
-                if model.stop_training:
-                    break
-        for callback in callbacks:
-            callback.on_train_end(model)
-    except KeyboardInterrupt:
-        with interrupts_held():
+    course.prepare()
+    for callback in callbacks:
+        callback.on_train_begin(model)
+    course.begin()
+    with nullcontext() if watched else training.holding(model, plan.network):
+        for epoch in course.epochs():
             for callback in callbacks:
-                callback.on_interrupt(model)
-        raise
+                callback.on_epoch_begin(model, epoch)
+            with show_epoch(epoch) as bar:
+                logs, losses = _epoch(model, plan, course, bar)
+            with interrupts_held():  # all of an epoch or nothing
+                history.append(epoch, {name: logs.get(name, math.nan) for name in names}, losses)
+            for callback in callbacks:
+                callback.on_epoch_end(model, epoch, logs)
+            course.stop_together()
+            if not warned and not math.isfinite(logs["loss"]):
+                warned = True
+                training.warn_diverged(epoch, logs["loss"])
+            course.end_epoch()
+            yield logs
+            if model.stop_training:
+                break
 
 
 def _epoch(model: Model, plan: Plan, course: Course, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:

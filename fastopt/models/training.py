@@ -21,6 +21,7 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
 from ..callbacks import Callback, Trainable
+from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import (
     Batches,
     Constraint,
@@ -33,7 +34,7 @@ from ..kernels.spec import (
 )
 from ._averages import Averages, work_after
 from ._intake import Data
-from ._late_callbacks import rule_of, telling
+from ._late_callbacks import rule_of, teller
 from ._limits import check_checkpoints, check_limits
 from ._masks import Masks
 from ._row_stream import RowStream
@@ -261,7 +262,10 @@ def run_at_once(model: Model, plan: Plan) -> History:
 
 @contextmanager
 def in_training(model: Model, callbacks: Sequence[Callback], history: History) -> Iterator[None]:
-    """While open, `history` and `stop_training` are this training's; then again those of one that is around it."""
+    """While open, `history` and `stop_training` are this training's; then again those of one that is around it.
+
+    Callbacks hear of the end, or of the interrupt that ends it.
+    """
     with ExitStack() as stack:
         for callback in callbacks:
             stack.enter_context(callback.used())
@@ -270,6 +274,13 @@ def in_training(model: Model, callbacks: Sequence[Callback], history: History) -
         trainings.append(history)
         try:
             yield
+            for callback in callbacks:
+                callback.on_train_end(model)
+        except KeyboardInterrupt:
+            with interrupts_held():
+                for callback in callbacks:
+                    callback.on_interrupt(model)
+            raise
         finally:
             trainings.remove(history)
             if trainings:
@@ -279,7 +290,10 @@ def in_training(model: Model, callbacks: Sequence[Callback], history: History) -
 def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     """Train all epochs in one call of the backend, with the bits of one each; nobody asks for figures between them."""
     callbacks = plan.options.callbacks
-    with telling(callbacks, model, history) if callbacks else nullcontext() as tell, holding(model, plan.network):
+    tell = teller(callbacks, model, history) if callbacks else None
+    for callback in callbacks:
+        callback.on_train_begin(model)
+    with holding(model, plan.network):
         for batches, hooks in calls_at_once(model, plan, history):
             try:
                 rule = rule_of(callbacks) if callbacks else None
