@@ -20,7 +20,10 @@ Squares above 0 never get the entry 0: Adam would divide the first moment by eps
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +31,8 @@ BLOCK = 256  # elements that share a largest magnitude
 DECADES = 7
 LEAST = 2.0**-30  # smaller magnitudes count as this, so that 5 bits tell the exponent
 EXPONENTS = 32  # of magnitudes from 2^-31 to 2: bits of float32 >> 23, of which the lower 5 count
+RANDOM_BITS, RANDOM_UNIT = 24, 2.0**-24  # of a draw that rounds a number at random
+INFINITE = 0x7F800000  # bits of infinity; those of NaN are more
 ZERO = 127  # the signed map's code of 0: positive numbers have larger codes
 
 # States that are sums or means of squares, which are never negative; all others may be.
@@ -102,3 +107,51 @@ def codebook_of(state: str) -> Codebook:
     (True, False)
     """
     return UNSIGNED if state in SQUARES else SIGNED
+
+
+# ---------------------------------------------------------------- formulas, which kernels compile
+Formula = Callable[..., Any]
+
+
+def inverse(largest):
+    """The factor that brings the magnitudes of a block to [0, 1]; 0 for a block of zeros."""
+    return np.float32(1) / largest if largest > np.float32(0) else np.float32(0)
+
+
+@cache
+def entry_of(book: Codebook) -> Formula:
+    """Return f(u): the nearest entry of a magnitude in [0, 1], as a float32 to be rounded down.
+
+    >>> [int(entry_of(UNSIGNED)(np.float32(u))) for u in (0, 1e-7, 0.5, 1)]
+    [1, 1, 183, 255]
+    """
+    begins, scales, offsets, last = book.begins, book.scales, book.offsets, book.last
+    least, pieces = np.float32(LEAST), DECADES + 2
+
+    def entry(u):
+        y = u if u > least else least  # NaN, too, counts as the smallest
+        # the piece of the number, by comparing it with all
+        scale, offset, most = scales[0], offsets[0], last[0]
+        for i in range(pieces - 1):
+            inside = y >= begins[i]
+            scale = scales[i + 1] if inside else scale
+            offset = offsets[i + 1] if inside else offset
+            most = last[i + 1] if inside else most
+        found = y * scale + offset
+        return found if found < most else most
+
+    return entry
+
+
+@cache
+def code_of(book: Codebook) -> Formula:
+    """Return f(entry, x): the code of the entry, an int32, of the magnitude of x."""
+    signed, zero, none = book.signed, np.int32(ZERO), np.int32(0)
+
+    def code(entry, x):
+        if signed:
+            below = zero - entry
+            return (below if below > none else none) if x < 0 else zero + entry
+        return entry if x > 0 else none
+
+    return code

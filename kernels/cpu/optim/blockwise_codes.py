@@ -17,16 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from ...formulas import blockwise as formulas
 from ...formulas import dropout_draw
-from ...formulas.blockwise import DECADES, LEAST, ZERO, Codebook
+from ...formulas.blockwise import INFINITE, RANDOM_BITS, RANDOM_UNIT, Codebook
 from ...formulas.dropout import mix
 from ..runtime.frontend import register_jitable
 from ..runtime.primitives import view, word
 
 _inlined = register_jitable(error_model="numpy", forceinline=True)
-PIECES = DECADES + 2
-INFINITE = 0x7F800000  # bits of infinity; those of NaN are more
-RANDOM_BITS, RANDOM_UNIT = 24, 2.0**-24
 
 mix_word = register_jitable(mix)
 
@@ -54,57 +52,24 @@ def _largest(numbers, size):
     return found
 
 
-@_inlined
-def _inverse(largest):
-    """The factor that brings magnitudes to [0, 1]; 0 for a block of zeros."""
-    return np.float32(1) / largest if largest > np.float32(0) else np.float32(0)
+_inverse = _inlined(formulas.inverse)
 
 
 @cache
-def _entry_finder(book: Codebook) -> Callable[..., Any]:
-    """find(u): the nearest entry of a magnitude in [0, 1], as float32."""
-    begins, scales, offsets, last = book.begins, book.scales, book.offsets, book.last
-    least = np.float32(LEAST)
-
-    def find(u):
-        y = u if u > least else least  # NaN, too, counts as the smallest
-        scale, offset, most = scales[0], offsets[0], last[0]
-        for i in range(PIECES - 1):
-            inside = y >= begins[i]
-            scale = scales[i + 1] if inside else scale
-            offset = offsets[i + 1] if inside else offset
-            most = last[i + 1] if inside else most
-        entry = np.float32(np.floor(y * scale + offset))
-        return entry if entry < most else most
-
-    return _inlined(find)
-
-
-@cache
-def _signing(book: Codebook) -> Callable[..., Any]:
-    """code_of(entry, x): the code of the entry of a magnitude, with the sign of x."""
-    signed = book.signed
-
-    def code_of(entry, x):
-        if signed:
-            below = np.int32(ZERO) - entry
-            code = (below if below > 0 else np.int32(0)) if x < 0 else np.int32(ZERO) + entry
-        else:
-            code = entry if x > 0 else np.int32(0)
-        return np.uint8(code)
-
-    return _inlined(code_of)
+def _formulas(book: Codebook) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The formulas of entries and codes, for kernels."""
+    return _inlined(formulas.entry_of(book)), _inlined(formulas.code_of(book))
 
 
 def _nearest(book: Codebook) -> Callable[..., None]:
-    find, code_of = _entry_finder(book), _signing(book)
+    find, code_of = _formulas(book)
 
     def quantize(numbers, codes, largest, size, key, element):
         N, C, L = view(numbers, size, np.float32), view(codes, size, np.uint8), view(largest, 1, np.float32)
         view(largest, 1, np.int32)[0] = _largest(numbers, size)
         factor = _inverse(L[0])
         for i in range(size):
-            entry = np.int32(find(abs(N[i]) * factor))
+            entry = np.int32(np.floor(find(abs(N[i]) * factor)))
             C[i] = code_of(entry, N[i])
 
     return quantize
@@ -112,7 +77,7 @@ def _nearest(book: Codebook) -> Callable[..., None]:
 
 def _at_random(book: Codebook) -> Callable[..., None]:
     """Codes of one of the two neighbours: the larger with the probability of the number's part of the way to it."""
-    find, code_of, entries = _entry_finder(book), _signing(book), book.entries
+    (find, code_of), entries = _formulas(book), book.entries
     top, least = len(entries) - 1, 0 if book.signed else 1
 
     def quantize(numbers, codes, largest, size, key, element):
@@ -122,7 +87,7 @@ def _at_random(book: Codebook) -> Callable[..., None]:
         for i in range(size):
             u = abs(N[i]) * factor
             # the entry below, or the number itself
-            entry = np.int32(find(u))
+            entry = np.int32(np.floor(find(u)))
             entry = max(entry - np.int32(1), np.int32(least)) if entries[entry] > u else entry
             above = min(entry + np.int32(1), np.int32(top))
             draw = np.float32(dropout_draw(key, word(element + i)) >> word(53 - RANDOM_BITS)) * np.float32(RANDOM_UNIT)

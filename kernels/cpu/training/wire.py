@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.launch import UPDATE_ELEMENTS, num_threads_for
 from ..runtime.partition import num_pieces, pieces_of_rank
 from ..runtime.primitives import address_of, view
@@ -15,32 +16,32 @@ from ..runtime.teams import run_team
 TILE = 2_048  # elements of a piece of work
 
 
-def _narrow(nearest):
-    def narrow(work, step, rank, num_ranks):
+def _in_tiles(convert):
+    """The kernel that converts all elements, tile by tile; convert(X, Y): one tile, wide and narrow."""
+    convert = register_jitable(convert)
+
+    def convert_tiles(work, step, rank, num_ranks):
         w = read(work, WIRE)
         for tile in pieces_of_rank(num_pieces(w.elements, TILE), rank, num_ranks):
             start, count = tile * TILE, min(TILE, w.elements - tile * TILE)
-            X, Y = view(w.wide + start * 4, count, np.float32), view(w.narrow + start * 2, count, np.uint16)
-            for i in range(count):
-                Y[i] = nearest(X[i], 0, 0)
+            convert(view(w.wide + start * 4, count, np.float32), view(w.narrow + start * 2, count, np.uint16))
 
-    return narrow
+    return convert_tiles
 
 
-def _widen(widen_bits):
-    def widen(work, step, rank, num_ranks):
-        w = read(work, WIRE)
-        for tile in pieces_of_rank(num_pieces(w.elements, TILE), rank, num_ranks):
-            start, count = tile * TILE, min(TILE, w.elements - tile * TILE)
-            X, Y = view(w.wide + start * 4, count, np.float32), view(w.narrow + start * 2, count, np.uint16)
-            for i in range(count):
-                X[i] = widen_bits(Y[i])
-
-    return widen
+def _narrow(X, Y):
+    for i in range(len(X)):
+        Y[i] = nearest(X[i], 0, 0)
 
 
-NARROW_KERNEL = Kernel(_narrow(STORES["bfloat16"].narrow), "narrow_bfloat16")
-WIDEN_KERNEL = Kernel(_widen(STORES["bfloat16"].widen), "widen_bfloat16")
+def _widen(X, Y):
+    for i in range(len(X)):
+        X[i] = widen_bits(Y[i])
+
+
+nearest, widen_bits = STORES["bfloat16"].narrow, STORES["bfloat16"].widen
+NARROW_KERNEL = Kernel(_in_tiles(_narrow), "narrow_bfloat16")
+WIDEN_KERNEL = Kernel(_in_tiles(_widen), "widen_bfloat16")
 
 
 def _run(kernel: Kernel, wide: np.ndarray, narrow: np.ndarray) -> None:

@@ -17,7 +17,18 @@ import numpy as np
 from numba import cuda
 
 from ...formulas import NUM_SCALARS, OPTIMIZERS, dropout_draw
-from ...formulas.blockwise import BLOCK, DECADES, LEAST, SIGNED, UNSIGNED, ZERO, Codebook, codebook_of
+from ...formulas import blockwise as formulas
+from ...formulas.blockwise import (
+    BLOCK,
+    INFINITE,
+    RANDOM_BITS,
+    RANDOM_UNIT,
+    SIGNED,
+    UNSIGNED,
+    ZERO,
+    Codebook,
+    codebook_of,
+)
 from ...formulas.dropout import WORD, mix
 from ...spec import BLOCKWISE, BLOCKWISE_RANDOM, MASTER, SAME, STOCHASTIC, WHOLE, BufferUpdate
 from ..runtime.compile import SIMULATED, THREADS, Kernel, device
@@ -49,9 +60,7 @@ SPAN = max(TILE, BLOCK)
 TILES = SPAN // TILE
 TURNS = BLOCK // THREADS  # elements of a block of each thread: 1 on a device
 LANES = 2 if SIMULATED else 16  # threads that bring the magnitudes of all threads down to as many
-INFINITE = 0x7F800000  # bits of infinity; those of NaN are more
-PIECES, CODES = DECADES + 2, 256
-RANDOM_BITS, RANDOM_UNIT = 24, 2.0**-24
+CODES = 256
 U = np.uint32
 
 read_code, read_float = reader("uint8", 1), reader("float32", 1)
@@ -59,38 +68,20 @@ write_code, write_float = writer("uint8"), writer("float32")
 mix_word = device(mix)
 
 
-def _entry_finder(book: Codebook) -> Any:
-    """Return find(u): the nearest entry of a magnitude in [0, 1]."""
-    begins, scales, offsets, last = book.begins, book.scales, book.offsets, book.last
-    least = np.float32(LEAST)
-
-    def find(u):
-        y = u if u > least else least  # NaN, too, counts as the smallest
-        # the piece of the number, by comparing it with all
-        scale, offset, most = scales[0], offsets[0], last[0]
-        for i in range(PIECES - 1):
-            if y >= begins[i]:
-                scale, offset, most = scales[i + 1], offsets[i + 1], last[i + 1]
-        entry = y * scale + offset  # never below 0, so that cutting off is rounding down
-        return np.int32(entry if entry < most else most)
-
-    return device(find)
-
-
 def _quantizer(book: Codebook, at_random: bool) -> Any:
     """Return quantize(x, factor, table, key, element): the code of a number; factor: 1 / largest magnitude.
 
     table: the numbers of all codes.
     """
-    find, signed = _entry_finder(book), book.signed
-    zero, top, least = (ZERO, 255 - ZERO, 0) if signed else (0, 255, 1)
+    find, code_of = device(formulas.entry_of(book)), device(formulas.code_of(book))
+    zero, top, least = (ZERO, 255 - ZERO, 0) if book.signed else (0, 255, 1)
 
     def nearest(u, table, key, element):
-        return find(u)
+        return np.int32(find(u))
 
     def random(u, table, key, element):
         # the entry below, or the number itself
-        entry = find(u)
+        entry = np.int32(find(u))
         if table[zero + entry] > u:
             entry = max(entry - 1, least)
         above = min(entry + 1, top)
@@ -101,10 +92,7 @@ def _quantizer(book: Codebook, at_random: bool) -> Any:
     entry_of = device(random if at_random else nearest)
 
     def quantize(x, factor, table, key, element):
-        entry = entry_of(abs(x) * factor, table, key, element)
-        if signed:
-            return max(ZERO - entry, 0) if x < 0 else ZERO + entry
-        return entry if x > 0 else 0
+        return code_of(entry_of(abs(x) * factor, table, key, element), x)
 
     return device(quantize)
 
@@ -115,12 +103,7 @@ def _magnitude(x):
     return bits if bits <= U(INFINITE) else U(0)
 
 
-def _factor(largest):
-    """The factor that brings magnitudes to [0, 1]; 0 for a block of zeros."""
-    return np.float32(1) / largest if largest > np.float32(0) else np.float32(0)
-
-
-magnitude_of, factor_of = device(_magnitude), device(_factor)
+magnitude_of, factor_of = device(_magnitude), device(formulas.inverse)
 
 
 def _whole_block(largest, tid, states):
