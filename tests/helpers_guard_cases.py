@@ -1,9 +1,9 @@
 """Every CPU kernel of the tables on small arrays, as cases for memory that ends, or starts, at an inaccessible page.
 
-    python tests/helpers_guard_cases.py GROUP [thorough]
+    python tests/helpers_guard_cases.py GROUP,... [thorough]
 
-runs a group's cases, first on ordinary memory and then on guarded memory on each side, and compares the bits. It prints
-the name of each before it runs, so that the one that ends the process is known, and last the kernels that were used.
+runs the cases of groups, first on ordinary memory and then on guarded memory on each side, and compares the bits. It
+prints the name of each before it runs, so that the one that ends the process is known, and "done" at the end.
 """
 
 from __future__ import annotations
@@ -711,9 +711,8 @@ def _bits(results: list[Any]) -> list[bytes]:
     return [np.asarray(result).tobytes() for result in results]
 
 
-def main(group: str) -> None:
-    faulthandler.enable()
-    dense.SPLIT_FLOPS = 1  # so that small layers are split as well, if their shapes allow it
+def run(group: str) -> None:
+    """Run the cases of a group on memory of all kinds."""
     one, two = contextlib.nullcontext, many_ranks  # on one side of a case's arrays one rank, on the other two
     ways = [("end", one), ("start", two)], [("end", two), ("start", one)]
     for number, (name, call) in enumerate({**GROUPS, **BROKEN}[group][0]()):
@@ -725,10 +724,17 @@ def main(group: str) -> None:
                 found = _bits(call())
             if group != "library":  # its kernels may go by where an array lies
                 assert found == expected, f"other bits on guarded memory: {name}, {side}"
-    left_out = [kernel.name for kernel in due() if group in owners(kernel) and not kernel._address]
-    assert not left_out, f"no case of this group uses {left_out}"
+
+
+def main(groups: list[str]) -> None:
+    faulthandler.enable()
+    dense.SPLIT_FLOPS = 1  # so that small layers are split as well, if their shapes allow it
+    for group in groups:
+        run(group)
+        left_out = [kernel.name for kernel in due() if group in owners(kernel) and not kernel._address]
+        assert not left_out, f"no case of the group {group} uses {left_out}"
     print("done", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1].split(","))
