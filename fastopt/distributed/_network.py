@@ -179,9 +179,11 @@ class _Epoch:
         self._params = [(start, p.reshape(-1)) for start, p in starts if start is not None]
         self._rows = batches.rows_of_steps()
         self._starts = np.concatenate([[0], np.cumsum(self._rows)])
+        self._first_rows = [0] * batches.steps  # rows of lower ranks before the own ones of each step
         self._weights = None if batches.weights is None else self._step_weights()
         self._is_local = owner._settings.rows == "local"
         if self._is_local:  # a step's weight is that of the rows of all ranks
+            self._first_rows = sum(world.gather(self._rows)[: world.rank], np.zeros_like(self._rows)).tolist()
             own: Any = self._rows if self._weights is None else self._weights
             self._weights = np.add.accumulate(np.array(world.gather(own.astype(np.float64))))[-1]
         self._penalties = np.zeros(batches.steps)
@@ -245,8 +247,8 @@ class _Epoch:
             cuts = cut(int(self._rows[step]), self._count)[self._first : self._first + self._own + 1]
         begin = int(self._starts[step])
         order = self._batches.order[begin + int(cuts[0]) : begin + int(cuts[-1])]
-        number = (self._optimizer.steps_done + step) * self._count + self._first
-        self._pieces.run(order, cuts - cuts[0], number, weight, self._exchange.start)
+        draws = self._owner._kernels.Draws(self._optimizer.steps_done + step, self._first_rows[step] + int(cuts[0]))
+        self._pieces.run(order, cuts - cuts[0], draws, weight, self._exchange.start)
         sums = self._sums[:, step]
         sums[:, 0], at = self._pieces.losses, 1
         for of_metric in self._distinct_sums:
