@@ -27,7 +27,7 @@ GOES_ON, ENDS, INTERRUPTED = 0, 1, 2  # what a rank has to say at the end of a s
 class Settings(NamedTuple):
     """Options of `fit` for the exchange between ranks."""
 
-    reduction: str = "fixed"
+    reduction: str = "fixed"  # "fast": MPI's own, of one piece a rank
     shard_states: bool = False
     wire_dtype: str | None = None
     rows: str = "global"  # "local": each rank has rows of its own
@@ -124,12 +124,17 @@ class DistributedNetwork:
         is_local = self._settings.rows == "local"
         largest = batches._replace(batch_size=rows if is_local else -(-rows // count))
         pieces = kernels.Pieces(self._network, largest, own, optimizer, seed, variation)
-        exchange = Exchange(world, pieces.gradient, pieces.buckets, kernels, self._settings.wire_dtype)
+        options = self._settings
+        exchange = Exchange(
+            world, pieces.gradient, pieces.buckets, kernels, options.reduction, options.shard_states, options.wire_dtype
+        )
         self._prepared = _Prepared(key, pieces, exchange)
         return self._prepared
 
     def share_states(self, prepared: _Prepared, optimizer: OptimizerSteps) -> None:
         """Give every rank the states, and the averages, of all parameters; where they are divided, rank 0 alone."""
+        if prepared.exchange.updates_all:
+            return
         starts = [start for start in prepared.pieces.flat.starts if start is not None]
         states = [of_param for of_param in optimizer.states if of_param is not None]
         of_states = [[of_param[number] for of_param in states] for number in range(len(states[0]))]
@@ -235,7 +240,8 @@ class _Epoch:
 
     def _norm(self) -> float:
         """The norm of the whole gradient: squares of chunks, added up bucket after bucket."""
-        by_rank = self._owner._world.gather([part.squares() for part in self._updates])
+        own = [part.squares() for part in self._updates]
+        by_rank = [own] if self._exchange.updates_all else self._owner._world.gather(own)
         squares = [of_rank[number] for number in range(len(self._updates)) for of_rank in by_rank]
         return float(np.sqrt(np.add.accumulate(np.concatenate(squares))[-1]))
 

@@ -200,6 +200,7 @@ def test_what_is_missing_is_named(monkeypatch):
         ({"wire_dtype": "bfloat16"}, 'wire_dtype=\'bfloat16\' is for distributed="mpi"'),
         ({"distributed": "mpi", "wire_dtype": "float16"}, "wire_dtype"),
         ({"distributed": "mpi", "rows": "mine"}, "rows"),
+        ({"distributed": "mpi", "reduction": "fast", "wire_dtype": "bfloat16"}, 'goes with reduction="fixed"'),
         ({"distributed": "mpi", "rows": "local", "checkpoint": "x"}, "use a callback such as ModelCheckpoint"),
         ({"distributed": "mpi", "rows": "local", "validation_split": 0.5}, "use validation_data"),
         ({"distributed": "mpi", "rows": "local", "accumulate": 2}, "use a larger batch_size"),
