@@ -8,6 +8,7 @@ parameters that it owns. Losses and metrics are kept by piece, and added up in o
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,9 +19,10 @@ from ..kernels.metrics import variation_of_pass
 from ..kernels.spec import Batches, EpochHooks, OptimizerSteps, PassResult
 from ._exchange import Exchange, Traffic, flattened
 from ._tree import cut, num_pieces, share_of
-from ._world import World
+from ._world import World, differences
 
 PROGRESS_SECONDS = 0.1
+SAMPLED = 256  # weights of a parameter, evenly spread, by which ranks see that a callback of one has changed them
 GOES_ON, ENDS, INTERRUPTED = 0, 1, 2  # what a rank has to say at the end of a step
 
 
@@ -90,6 +92,7 @@ class DistributedNetwork:
         An interrupt of one rank ends the pass of all with KeyboardInterrupt, after the same step.
         """
         self.steps_done, rule = 0, hooks.rule if hooks else None
+        self._check_alike(optimizer)
         with interrupts_held() as check:
             prepared = self._prepare(batches, optimizer, seed)
             try:
@@ -149,6 +152,23 @@ class DistributedNetwork:
                 prepared.exchange.share(views)
 
     # ------------------------------------------------------------ agreement
+    def _check_alike(self, optimizer: OptimizerSteps) -> None:
+        """Raise ValueError on all ranks whose next steps differ, as a callback of one has made them."""
+        if self._world.ranks == 1:
+            return
+        rates = optimizer.learning_rates
+        weights = [p.reshape(-1)[:: max(1, p.size // SAMPLED)].tobytes() for p in self.params]
+        told: dict[str, Any] = {
+            "number of steps": len(rates), "steps done": optimizer.steps_done,
+            "learning rate": float(rates[0]) if len(rates) else None,
+            "options of the optimizer": repr([optimizer.options, optimizer.clip_norm, optimizer.settings]),
+            "sum over the learning rates": zlib.crc32(rates.tobytes()),
+            "sum over the weights": zlib.crc32(b"".join(weights)),
+        }  # fmt: skip
+        if not self._world.is_alike(zlib.crc32(repr(told).encode())):
+            found = differences(self._world.gather(told))
+            raise ValueError(f"all ranks must train alike, and callbacks do the same on all: {'; '.join(found)}")
+
     def _agree(self, word: int, check: Callable[[], None]) -> int:
         """The largest word of all ranks; `_Interrupted` on all if one of them is interrupted."""
         reason: BaseException = KeyboardInterrupt()

@@ -11,6 +11,7 @@ REDUCTIONS = ("fixed", "fast")
 WIRE = ("bfloat16",)
 ROWS = ("global", "local")
 DEFAULTS = {"reduction": "fixed", "shard_states": False, "wire_dtype": None, "rows": "global"}
+OPTIONS = tuple(DEFAULTS)
 
 
 def check_options(options: Any) -> None:

@@ -71,6 +71,7 @@ __all__ = [
     "narrow",
     "on_one_thread",
     "on_threads",
+    "products",
     "run_passes",
     "sum_rows",
     "update",
