@@ -609,8 +609,9 @@ def _in_pieces(dtype: str) -> list[Any]:
     data, options = Batches(x, y, np.arange(37, dtype=np.uint32), 10), {**OPTIMIZERS["sgd"].options}
     steps = OptimizerSteps("sgd", [()] * len(params), options, np.full(1, 1e-2), clip_norm=0.5)
     net = cpu.Network(layers, params, dtype, LossSpec("mean_squared_error"))
-    program = cpu.Pieces(net, data, 4, steps, 3, None)
-    program.run(data.order, np.array([0, 10, 20, 30, 37]), 0, 37.0)
+    with mock.patch.object(tree_sums, "IN_TILES", 63):  # of the first layer
+        program = cpu.Pieces(net, data, 4, steps, 3, None)
+    program.run(data.order, np.array([0, 10, 20, 30, 37]), cpu.Draws(0, 0), 37.0)
     other = program.gradient.copy()
     cpu.Additions([(other, program.gradient)]).run()
     part = cpu.FlatUpdates(net, steps, program.flat, other[16:64].copy(), 16, 16)
@@ -656,7 +657,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
     "pruned": (pruned, r"(mask_tile|sparse)_.*"),
-    "pieces": (in_pieces, r"(tree_sum|additions|narrow|widen)_.*"),
+    "pieces": (in_pieces, r"(tree_sum|tree_tile|additions|narrow|widen)_.*"),
     "profiles": (profiles, r"run_program_marked"),
 }
 

@@ -145,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reduction",
         choices=REDUCTIONS,
         default="fixed",
-        help="sums over these processes: fixed (the default), the same bits for any number of them, or fast",
+        help="sums over these processes: fixed (the default), the same bits for any number of them, or fast, MPI's own",
     )
     running.add_argument("--quiet", action="store_true", help="print nothing but the result")
 

@@ -311,8 +311,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
                           files. At most four ranks, from 1,024 rows a step on eight, and so on
         reduction         "fixed": gradients are added up in the order of a tree over pieces of a step's rows, so that
-                          weights, states and figures have the same bits for any number of ranks. "fast": each rank has
-                          one piece, which saves the sums over pieces; bits depend on the number of ranks
+                          weights, states and figures have the same bits for any number of ranks. "fast": MPI's own
+                          Allreduce of one piece a rank, or its Reduce_scatter with shard_states, whose order, and so
+                          bits, depend on the number of ranks and the library of MPI
         shard_states      True: each rank keeps the optimizer's states of its part of the weights alone, so that their
                           memory is divided by the ranks. At the end of a pass rank 0 gets those of all, for files
         wire_dtype        "bfloat16": gradients are rounded to it to be sent, in half as many bytes; weights are not.
