@@ -237,8 +237,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
                           model's Normalization and Rescaling do, not scaled. It stays where and as it is, such as a
                           memory map of bytes: rows are converted and scaled as a batch is gathered. Only arrays columns
-                          first (Fortran order) are copied, in their dtype, unless they are memory-mapped; and less than
-                          2^20 numbers are converted once. Matrices of scipy.sparse (others than CSR become CSR) are
+                          first (Fortran order) are copied, in their dtype, unless they are memory-mapped or have more
+                          than 128 MB. Matrices of scipy.sparse (others than CSR become CSR) are
                           gathered into dense batches. Images (n, 28, 28) are flattened. Tables
                           of pandas, polars and pyarrow may have bool, nullable and categorical columns of numbers;
                           `feature_names` keeps their names, and other columns are refused from then on
@@ -549,7 +549,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
-        data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
+        data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs), batch_size)
         if sample_weight is not None:
             data = self._weighted(data, raw, "sample_weight", sample_weight)
         check_classes(self.metrics, loss.spec.name, data.y, "y")
@@ -574,7 +574,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             if self.inputs is None:
                 self.specs(inputs)  # raises, before anything is made, where layers clash
             learnt = self.learnt_for(inputs)
-            rows = _intake.prepared(self, "x", features, learnt)
+            rows = _intake.prepared(self, "x", features, learnt, batch_size=batch_size)
         with self._reading("predict"):
             if self.inputs != rows.shape[1]:  # also where another thread has built it meanwhile
                 self.build(rows.shape[1])
