@@ -247,7 +247,7 @@ def test_a_search_on_a_dask_cluster(processes):
 # ---------------------------------------------------------------- parameters that scikit-learn's classes have
 PAIRS = [
     (MLPClassifier, neural_network.MLPClassifier, set()),
-    (MLPRegressor, neural_network.MLPRegressor, {"loss"}),
+    (MLPRegressor, neural_network.MLPRegressor, set()),
     (Perceptron, linear_model.Perceptron, {"n_jobs"}),
 ]
 
@@ -276,3 +276,22 @@ def test_a_perceptron_learns_in_parts():
     for _ in range(3):
         theirs.partial_fit(X, y, classes=np.arange(3))
     np.testing.assert_allclose(parts.coef_, theirs.coef_, rtol=1e-9)
+
+
+@pytest.mark.skipif(sklearn.__version__ < "1.7", reason="scikit-learn's MLPRegressor has losses since 1.7")
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("columns", [slice(3, 4), slice(2, 4)])
+def test_poisson_regression_and_curves_of_several_outputs_are_scikit_learns(solver, columns):
+    X, y = IRIS[0][:, :2], np.floor(3 * IRIS[0][:, columns]).squeeze()
+    weights = np.linspace(0.5, 2, 150)
+    settings = {"hidden_layer_sizes": (5,), "solver": solver, "shuffle": False, "random_state": 0, "batch_size": 47}
+    for loss in ("poisson", "squared_error"):
+        ours, theirs = (
+            cls(loss=loss, alpha=0.1, max_iter=5, **settings).fit(X, y, sample_weight=weights)
+            for cls in (MLPRegressor, neural_network.MLPRegressor)
+        )
+        np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-7)
+        np.testing.assert_allclose(
+            getattr(ours, "loss_curve_", ours.loss_), getattr(theirs, "loss_curve_", theirs.loss_), rtol=1e-9
+        )
+        assert ours.out_activation_ == theirs.out_activation_
