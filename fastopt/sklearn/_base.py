@@ -206,10 +206,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             return Adagrad(lr=rate, eps=self.epsilon / factor)
         momentum = {"gd": 0.0, "sgd": self._sgd_momentum}.get(self.solver, self.momentum)
         nesterov = bool(self.nesterovs_momentum) and momentum > 0
-        scaled = ScaledRate(rate, factor) if callable(rate) and factor != 1 else rate
-        return SGD(
-            lr=scaled if callable(scaled) else rate * factor, momentum=momentum, nesterov=nesterov, convention="sklearn"
-        )
+        if not callable(rate):
+            rate = float(rate) * factor
+        elif factor != 1:
+            rate = ScaledRate(rate, factor)
+        return SGD(lr=rate, momentum=momentum, nesterov=nesterov, convention="sklearn")
 
     @property
     def _sgd_momentum(self) -> float:
