@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..denormals import flushed
-from ..epochs import train_epochs
+from ..epochs import Progress, TrainsByEpochs
 from ..sources import Source, take
 from ..spec import (
     ActivationSpec,
     Batches,
     DenseSpec,
     DropoutSpec,
-    EpochHooks,
     GaussianNoiseSpec,
     LayerNormSpec,
     LayerSpec,
@@ -85,7 +83,7 @@ Layer = Dense | QuantizedDense | Dropout | Activation | GaussianNoise | LayerNor
 DENSE = (Dense, QuantizedDense)
 
 
-class Network:
+class Network(TrainsByEpochs):
     """A stack of layers over the caller's parameters, which `train` changes in place.
 
     params is [w0, b0, w1, b1, ...], b left out where the layer has no bias, all of type `dtype`; of other layers they
@@ -156,30 +154,12 @@ class Network:
         self._predictions = Buffer(self._outputs, np.dtype(dtype))
 
     @np.errstate(all="ignore")
-    def train(
+    def _train_epoch(
         self,
         batches: Batches,
         optimizer: OptimizerSteps,
         seed: int,
-        progress: Callable[[int, float], object] | None = None,
-        hooks: EpochHooks | None = None,
-    ) -> PassResult:
-        """Take one optimizer step per batch, or group of batches; the parameters and the states change in place.
-
-        seed: of the dropout masks. The losses and the metrics are those of the training outputs (dropout on), each
-        batch's before its update. Returns those of the last epoch that was done; the hooks get those of all.
-        progress(steps_done, mean_loss_of_the_epoch) is called about ten times a second at most. An interrupt (SIGINT)
-        waits for the end of the step; `steps_done` then holds the number of steps taken.
-        """
-        self.steps_done = 0
-        return train_epochs(partial(self._epoch, seed, progress), batches, optimizer, hooks)
-
-    def _epoch(
-        self,
-        seed: int,
-        progress: Callable[[int, float], object] | None,
-        batches: Batches,
-        optimizer: OptimizerSteps,
+        progress: Progress | None,
         check: Callable[[], None],
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two steps."""

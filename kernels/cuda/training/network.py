@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ...epochs import train_epochs
+from ...epochs import Progress, TrainsByEpochs
 from ...formulas import LOSSES, METRICS, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
@@ -27,7 +27,6 @@ from ...sources import Source
 from ...spec import (
     Batches,
     DenseSpec,
-    EpochHooks,
     LayerSpec,
     LossSpec,
     OptimizerSteps,
@@ -47,7 +46,7 @@ from .training_pass import TrainingPass
 REPORT = 0.1  # seconds between two calls of `progress`, each of which waits for the device
 
 
-class Network:
+class Network(TrainsByEpochs):
     """A network on a GPU. `params` belong to the caller, and are those after the last step when a call ends.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
@@ -134,29 +133,12 @@ class Network:
         has_room = kept is not None and kept.sized and kept.steps >= batches.steps
         return "steps", kept.steps if has_room else batches.most_steps
 
-    def train(
+    def _train_epoch(
         self,
         batches: Batches,
         optimizer: OptimizerSteps,
         seed: int,
-        progress: Callable[[int, float], object] | None = None,
-        hooks: EpochHooks | None = None,
-    ) -> PassResult:
-        """Train on every batch once in each epoch, parameters and states in place; seed: of the dropout masks.
-
-        Returns the result of the last epoch that was done; the hooks get those of all. progress(steps_done,
-        mean_loss_of_the_epoch) is called some ten times a second, and at the end of every epoch. An interrupt waits for
-        the end of the steps that were launched, which is a moment; `steps_done` then holds their number.
-        """
-        self.steps_done = 0
-        return train_epochs(partial(self._epoch, seed, progress), batches, optimizer, hooks)
-
-    def _epoch(
-        self,
-        seed: int,
-        progress: Callable[[int, float], object] | None,
-        batches: Batches,
-        optimizer: OptimizerSteps,
+        progress: Progress | None,
         check: Callable[[], None],
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two launches."""
