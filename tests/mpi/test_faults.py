@@ -92,7 +92,8 @@ def test_ranks_that_do_not_begin_alike_are_told_so():
     assert first[9] == second[9] == "ValueError: epochs must be at least 1; got 0"
     assert first[10] == second[10] == "none"
     # callbacks
-    alike, train = "ValueError: all ranks must begin alike: ", "ValueError: all ranks must train alike, and callbacks do"
+    alike = "ValueError: all ranks must begin alike: "
+    train = "ValueError: all ranks must train alike, and callbacks do"
     assert first[11] == second[11]
     assert first[11].startswith(f'{alike}callbacks is ["EarlyStopping ')
     assert first[12] == second[12] == f"{alike}every_steps of the callbacks is [1] on rank 0 and [2] on rank 1"
