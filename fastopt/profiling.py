@@ -105,7 +105,7 @@ class profile:
     >>> for row in p.rows:
     ...     print(row.kernel, row.calls, row.bytes, row.flops)
     shuffle 1 512 0
-    gather 4 4 2816 0
+    gather 4 4 3840 0
     forward 4x8 relu 4 3712 4608
     forward 8x1 linear 4 2448 1088
     loss mean_squared_error 4 768 0

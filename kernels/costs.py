@@ -353,6 +353,11 @@ def tree_sum(size: int, itemsize: int) -> Cost:
     return Cost("tree_sum", bytes=3 * size * itemsize, flops=size)
 
 
+def adding_up(cost: Cost, size: int, itemsize: int) -> Cost:
+    """The cost of gradients of a piece that are added up tile by tile, too: on average a sum that waits read."""
+    return cost._replace(bytes=cost.bytes + size * itemsize, flops=cost.flops + size)
+
+
 def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
     """The cost of updates that take so many parameters into their averages, too: these read and written."""
     return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)

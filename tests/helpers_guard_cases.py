@@ -1,9 +1,9 @@
 """Every CPU kernel of the tables on small arrays, as cases for memory that ends, or starts, at an inaccessible page.
 
-    python tests/helpers_guard_cases.py GROUP [thorough]
+    python tests/helpers_guard_cases.py GROUP,... [thorough]
 
-runs a group's cases, first on ordinary memory and then on guarded memory on each side, and compares the bits. It prints
-the name of each before it runs, so that the one that ends the process is known, and last the kernels that were used.
+runs the cases of groups, first on ordinary memory and then on guarded memory on each side, and compares the bits. It
+prints the name of each before it runs, so that the one that ends the process is known, and "done" at the end.
 """
 
 from __future__ import annotations
@@ -609,8 +609,9 @@ def _in_pieces(dtype: str) -> list[Any]:
     data, options = Batches(x, y, np.arange(37, dtype=np.uint32), 10), {**OPTIMIZERS["sgd"].options}
     steps = OptimizerSteps("sgd", [()] * len(params), options, np.full(1, 1e-2), clip_norm=0.5)
     net = cpu.Network(layers, params, dtype, LossSpec("mean_squared_error"))
-    program = cpu.Pieces(net, data, 4, steps, 3, None)
-    program.run(data.order, np.array([0, 10, 20, 30, 37]), 0, 37.0)
+    with mock.patch.object(tree_sums, "IN_TILES", 63):  # of the first layer
+        program = cpu.Pieces(net, data, 4, steps, 3, None)
+    program.run(data.order, np.array([0, 10, 20, 30, 37]), cpu.Draws(0, 0), 37.0)
     other = program.gradient.copy()
     cpu.Additions([(other, program.gradient)]).run()
     part = cpu.FlatUpdates(net, steps, program.flat, other[16:64].copy(), 16, 16)
@@ -656,7 +657,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
     "pruned": (pruned, r"(mask_tile|sparse)_.*"),
-    "pieces": (in_pieces, r"(tree_sum|additions|narrow|widen)_.*"),
+    "pieces": (in_pieces, r"(tree_sum|tree_tile|additions|narrow|widen)_.*"),
     "profiles": (profiles, r"run_program_marked"),
 }
 
@@ -711,9 +712,8 @@ def _bits(results: list[Any]) -> list[bytes]:
     return [np.asarray(result).tobytes() for result in results]
 
 
-def main(group: str) -> None:
-    faulthandler.enable()
-    dense.SPLIT_FLOPS = 1  # so that small layers are split as well, if their shapes allow it
+def run(group: str) -> None:
+    """Run the cases of a group on memory of all kinds."""
     one, two = contextlib.nullcontext, many_ranks  # on one side of a case's arrays one rank, on the other two
     ways = [("end", one), ("start", two)], [("end", two), ("start", one)]
     for number, (name, call) in enumerate({**GROUPS, **BROKEN}[group][0]()):
@@ -725,10 +725,17 @@ def main(group: str) -> None:
                 found = _bits(call())
             if group != "library":  # its kernels may go by where an array lies
                 assert found == expected, f"other bits on guarded memory: {name}, {side}"
-    left_out = [kernel.name for kernel in due() if group in owners(kernel) and not kernel._address]
-    assert not left_out, f"no case of this group uses {left_out}"
+
+
+def main(groups: list[str]) -> None:
+    faulthandler.enable()
+    dense.SPLIT_FLOPS = 1  # so that small layers are split as well, if their shapes allow it
+    for group in groups:
+        run(group)
+        left_out = [kernel.name for kernel in due() if group in owners(kernel) and not kernel._address]
+        assert not left_out, f"no case of the group {group} uses {left_out}"
     print("done", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1].split(","))

@@ -61,12 +61,12 @@ def finish(job: subprocess.Popen[str], seconds: float = END) -> tuple[int, str, 
     return job.returncode, out, err
 
 
-def results(ranks: int, program: str, *arguments: str) -> list[Any]:
+def results(ranks: int, program: str, *arguments: str, **environment: str) -> list[Any]:
     """Run a program, whose ranks each print a line of JSON that begins with their number; return the rest, in order.
 
     program: source, in which `tell(value)` prints such a line.
     """
-    status, out, err = finish(start(ranks, "-c", TELL + program, *arguments))
+    status, out, err = finish(start(ranks, "-c", TELL + program, *arguments, **environment))
     assert status == 0, f"{out}\n{err}"
     found = sorted(json.loads(line) for line in out.splitlines() if line.startswith("["))
     assert [rank for rank, _ in found] == list(range(ranks)), out

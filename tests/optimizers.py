@@ -85,9 +85,9 @@ CASES = [(rule, option) for rule, row in OPTIMIZERS.items() for option in (None,
 
 # Updates of 16 bits have 144 loops: a rule's formula, for each way in which two dtypes are read and written, in three
 # forms. Formulas and ways do not know of each other, so a loop repeats what others show, unless its rule is the first
-# with so many states, or it is that one of the rule's six whose turn it is.
+# with so many states.
 _FIRST = {len(row.states): rule for rule, row in reversed(OPTIMIZERS.items())}
-_WAYS = [(kind, form) for kind in ("float16", "bfloat16") for form in FORMS]
+_KINDS = "float16", "bfloat16"
 
 
 def first_of_its_kind(rule: str) -> bool:
@@ -97,8 +97,7 @@ def first_of_its_kind(rule: str) -> bool:
 
 def repeats(rule: str, kind: str, form: str) -> bool:
     """True of a loop for 16 bits that only --thorough runs."""
-    turn = list(OPTIMIZERS).index(rule) % len(_WAYS)
-    return rule not in _FIRST.values() and (kind, form) in _WAYS and (kind, form) != _WAYS[turn]
+    return not first_of_its_kind(rule) and kind in _KINDS and form in FORMS
 
 
 def make(rule: str, params: Any = None, **more: Any) -> fo.Optimizer:

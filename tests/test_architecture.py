@@ -104,8 +104,8 @@ FASTOPT = {
     "_task": "_validation layers losses models optim preprocessing kernels/formulas",
     "search": "_backends _metrics _task _text _validation callbacks models optim kernels/cpu/runtime",
     "study": "_backends _files _task _text _validation models optim reports kernels/cpu/runtime",
-    "cli": "__init__ _backends _files _random_rows _task _text _validation callbacks conventions datasets distributed"
-    " export layers"
+    "cli": "__init__ _backends _files _random_rows _task _text _validation callbacks compress conventions datasets"
+    " distributed export layers"
     " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search study kernels/cpu"
     " kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from helpers_model import CROSS_ENTROPY, assert_same, blobs, prepared
 
 import fastopt as fo
 from fastopt import Dense, Dropout, Normalization, Rescaling, Sequential
+from fastopt._frames import Features
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.sources import Source, SparseRows
+from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import Shuffle
 from fastopt.models import _features, training
 
@@ -23,7 +25,7 @@ POSITIVE = (X - X.min()) * 20  # 0 to 255
 
 @pytest.fixture(autouse=True)
 def no_data_are_small(monkeypatch):
-    """Data of few numbers would be converted once."""
+    """Few numbers that are one batch would be prepared at once by `evaluate` and `predict`."""
     monkeypatch.setattr(_features, "SMALL", 0)
 
 
@@ -130,13 +132,38 @@ def test_columns_first_are_copied_in_their_own_dtype():
     assert source.values.dtype == np.uint8
 
 
-def test_small_data_are_converted_once(monkeypatch):
+def test_rows_of_one_batch_are_gathered_as_they_are_converted(monkeypatch):
     monkeypatch.setattr(_features, "SMALL", X.size)
-    x = model_of()._plan_fit(X.astype(np.float64), Y, training.FitOptions()).data.x
-    assert isinstance(x, np.ndarray)
-    assert x.dtype == np.float32
+    x, half = Features(X.astype(np.float64), None), (Stage(False, np.full(6, 0.5), np.zeros(6)),)
+
+    def found(batch_size):
+        return _features.source_of("x", x, half, np.dtype(np.float32), batch_size=batch_size)
+
+    np.testing.assert_array_equal(found(len(X)), (X.astype(np.float64) / 2).astype(np.float32))
+    assert found(len(X) - 1).values is x.values
     monkeypatch.setattr(_features, "SMALL", X.size - 1)
-    assert isinstance(model_of()._plan_fit(X.astype(np.float64), Y, training.FitOptions()).data.x, Source)
+    assert found(len(X)).values is x.values
+
+
+@pytest.mark.parametrize(("dtype", "front"), [("f8", []), ("f2", []), ("u1", [Rescaling(1 / 255)]), (">f4", [])])
+def test_there_is_no_copy_in_the_models_dtype(backend, dtype, front):
+    """The most memory that NumPy has at a time in `fit`, `evaluate` and `predict`, beside the bytes of a copy."""
+    rows, y = np.zeros((3000, 120), dtype), np.arange(3000, dtype=np.int64) % 3
+    model = model_of(*front, backend=backend)
+    calls = [
+        lambda x, y: model.fit(x, y, batch_size=32, verbose=0, validation_data=(x[:100], y[:100])),
+        lambda x, y: model.evaluate(x, y, batch_size=100),
+        lambda x, y: model.predict(x, batch_size=100),
+    ]
+    for call in calls:
+        call(rows[:300], y[:300])  # what is made once
+        tracemalloc.start()
+        try:
+            call(rows, y)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 0.5 * rows.size * 4
 
 
 def test_tables(backend):
@@ -196,6 +223,15 @@ def test_numbers_that_are_not_finite_in_the_models_dtype(x, front, message):
         else:
             with pytest.raises(ValueError, match=message):
                 call()
+
+
+def test_numbers_that_are_not_finite_in_a_later_block(monkeypatch):
+    monkeypatch.setattr("fastopt.kernels.sources.BLOCK", 60)
+    for value in (np.nan, np.inf, 1e300):
+        x = X.astype(np.float64)
+        x[70, 2] = value
+        with pytest.raises(ValueError, match=r"x must be finite; got (nan|inf) at index \(70, 2\)"):
+            model_of().fit(np.repeat(x, 60, axis=1)[:, ::60], Y, verbose=0)
 
 
 def test_cells_are_named():

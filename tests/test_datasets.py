@@ -208,7 +208,7 @@ def server(tmp_path, monkeypatch):
             url=f"http://127.0.0.1:{httpd.server_port}/", sha256=sums
         )
         monkeypatch.setitem(loading._SOURCES, "mnist", source)
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))  # looks for its end
         thread.start()
         yield mirror, requests
         httpd.shutdown()

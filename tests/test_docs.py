@@ -21,7 +21,12 @@ def modules():
     return sorted(name for name in found | {"fastopt", "fastopt.kernels"} if not name.endswith(".__main__"))
 
 
-@pytest.mark.parametrize("name", modules())
+TRAINS_MUCH = "fastopt.study._study"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == TRAINS_MUCH else name for name in modules()]
+)
 def test_docstrings(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if name.startswith("fastopt.kernels.cuda.") and find_spec("numba_cuda") is None:

@@ -21,7 +21,9 @@ def test_each_model_of_the_textbooks_is_there():
     assert set(NAMES) == TEXTBOOKS
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "logistic_regression" else name for name in NAMES]
+)
 def test_it_agrees_with_the_textbook(name, capsys):
     """`compare` raises where it does not."""
     importlib.import_module(f"fastopt.examples.{name}").main()

@@ -251,7 +251,7 @@ def test_interrupt_leaves_whole_epochs_in_the_history(backend, batch_size):
     model, again = model_of(backend), model_of(backend)
     model.fit(x, y, batch_size=batch_size, verbose=0)
     again.fit(x, y, batch_size=batch_size, verbose=0)
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, epochs=10**9, batch_size=batch_size, verbose=0)

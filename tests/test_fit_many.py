@@ -455,7 +455,7 @@ def test_an_interrupt_leaves_all_consistent(looked_at, threads):
     x, y = blobs(200)
     models = [model_of(i) for i in range(4)]
     fo.fit_many(models, x, y, batch_size=200)
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     callbacks = [[Callback()] for _ in models] if looked_at else None
     with pytest.raises(KeyboardInterrupt):

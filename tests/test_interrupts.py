@@ -197,7 +197,7 @@ model.fit(np.ones((64, 4)), np.ones((64, 1)), epochs=10**9, verbose=0)
 @compiled
 @posix
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.repeats) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.repeats) for seed in (0, 2, 3))])
 def test_an_interrupt_ends_a_program_at_any_moment(seed, tmp_path):
     """While it imports, while it compiles, and while it trains."""
     process = start(WHOLE, cache=tmp_path)

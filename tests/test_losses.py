@@ -146,6 +146,7 @@ def test_a_quantile_is_between_0_and_1(bad):
         fo.losses.Quantile(bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [0.1, 0.5, 0.8])
 def test_the_least_mean_is_at_the_quantile(q, backend):
     """A constant trained by the pinball loss is the quantile of the targets; the value is scikit-learn's."""

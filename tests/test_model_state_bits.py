@@ -59,6 +59,7 @@ def test_averages_agree_with_the_reference():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_it_learns_as_with_whole_states():
     made = trained(model(dtype="float32"), epochs=15)
     whole = fo.Sequential([fo.Dense(UNITS, "relu"), fo.Dense(CLASSES, "softmax")], seed=1)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import fastopt as fo
 from fastopt.compress import QuantizedModel, quantize
 from fastopt.compress._calibration import calibrate, codes_between
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
 WAYS = {
     "int8": {},
@@ -28,16 +29,21 @@ WAYS = {
 
 
 def trained(backend="cpu"):
-    """A classifier of digits with everything that a file must keep, and its data."""
+    """A classifier of digits with everything that a file must keep, and its data.
+
+    An interpreted run, where a row takes milliseconds, trains it by NumPy and has fewer rows to predict.
+    """
+    rows = 30 if INTERPRETED else None
     digits = fo.datasets.load("digits")
     labels = np.array([f"digit {i}" for i in range(10)])
     model = fo.Sequential(
         [fo.Rescaling(1 / 16, name="scaled"), fo.Dense(48, "relu"), fo.Dropout(0.1), fo.Dense(10, "softmax")], seed=1
     )
     model.compile(fo.Adam(lr=0.005), "sparse_categorical_crossentropy", ["accuracy", "f1_macro"])
+    model.backend = "numpy" if INTERPRETED else "cpu"
     model.fit(digits.x_train, labels[digits.y_train], epochs=10, batch_size=64, verbose=0)
     model.backend = backend
-    return model, digits.x_train, digits.x_test, labels[digits.y_test]
+    return model, digits.x_train, digits.x_test[:rows], labels[digits.y_test[:rows]]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,7 @@ def description_of(model):
 
 
 # ---------------------------------------------------------------- what they predict
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 def test_accuracy_survives(digits, name):
     model, x_train, x_test, y_test = digits

@@ -341,6 +341,7 @@ def test_a_database_that_cannot_be_opened(flowers, monkeypatch):
         return memory if isinstance(url, str) else url
 
     monkeypatch.setattr(optuna.storages, "get_storage", get_storage)
+    monkeypatch.setattr("fastopt.search._study.time.sleep", lambda seconds: None)
     result = search(x, y, {"lr": [0.01], "layers": (4,)}, sampler="grid", storage="sqlite:///trials.db", **QUICK)
     assert len(result.outcomes) == 1
     assert calls[:3] == ["sqlite:///trials.db"] * 3

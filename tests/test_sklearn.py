@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 sklearn = pytest.importorskip("sklearn", minversion="1.6")
@@ -350,5 +350,7 @@ def test_random_classifiers(data):
         "solver": data.draw(st.sampled_from(["adam", "sgd", "lbfgs"])), "batch_size": rows, "shuffle": False,
         "alpha": data.draw(st.sampled_from([0.0, 1e-3, 1.0])), "random_state": 0, "max_iter": 5,
     }  # fmt: skip
+    # a line search across kinks may stop elsewhere after another rounding
+    assume(parameters["solver"] != "lbfgs" or parameters["activation"] != "relu")
     ours, theirs = (module.MLPClassifier(**parameters).fit(X, y) for module in (fo.sklearn, neural_network))
     assert_same(ours, theirs, X, rtol=1e-6)

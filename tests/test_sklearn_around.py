@@ -1,6 +1,8 @@
 """Estimators among those of scikit-learn: pipelines, searches, ensembles, callers of functions, joblib and Dask."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: E402
 from fastopt.kernels import cpu  # noqa: E402
 from fastopt.kernels.cpu.runtime import launch  # noqa: E402
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED  # noqa: E402
+from fastopt.schedules import Constant  # noqa: E402
 from fastopt.sklearn import (  # noqa: E402
     LinearRegression,
     MLPClassifier,
@@ -247,7 +250,7 @@ def test_a_search_on_a_dask_cluster(processes):
 # ---------------------------------------------------------------- parameters that scikit-learn's classes have
 PAIRS = [
     (MLPClassifier, neural_network.MLPClassifier, set()),
-    (MLPRegressor, neural_network.MLPRegressor, {"loss"}),
+    (MLPRegressor, neural_network.MLPRegressor, set()),
     (Perceptron, linear_model.Perceptron, {"n_jobs"}),
 ]
 
@@ -276,3 +279,67 @@ def test_a_perceptron_learns_in_parts():
     for _ in range(3):
         theirs.partial_fit(X, y, classes=np.arange(3))
     np.testing.assert_allclose(parts.coef_, theirs.coef_, rtol=1e-9)
+
+
+@pytest.mark.skipif(sklearn.__version__ < "1.7", reason="scikit-learn's MLPRegressor has losses since 1.7")
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("columns", [slice(3, 4), slice(2, 4)])
+def test_poisson_regression_and_curves_of_several_outputs_are_scikit_learns(solver, columns):
+    X, y = IRIS[0][:, :2], np.floor(3 * IRIS[0][:, columns]).squeeze()
+    weights = np.linspace(0.5, 2, 150)
+    settings = {"hidden_layer_sizes": (5,), "solver": solver, "shuffle": False, "random_state": 0, "batch_size": 47}
+    for loss in ("poisson", "squared_error"):
+        ours, theirs = (
+            cls(loss=loss, alpha=0.1, max_iter=5, **settings).fit(X, y, sample_weight=weights)
+            for cls in (MLPRegressor, neural_network.MLPRegressor)
+        )
+        np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-7)
+        np.testing.assert_allclose(
+            getattr(ours, "loss_curve_", ours.loss_), getattr(theirs, "loss_curve_", theirs.loss_), rtol=1e-9
+        )
+        assert ours.out_activation_ == theirs.out_activation_
+
+
+def test_a_warm_start_counts_on_from_a_training_that_ended():
+    settings = {"shuffle": False, "random_state": 0, "warm_start": True, "tol": 0.05, "n_iter_no_change": 2}
+    ours, theirs = (cls((4,), **settings) for cls in (MLPClassifier, neural_network.MLPClassifier))
+    counts = [[model.fit(*IRIS).n_iter_ for _ in range(3)] for model in (ours, theirs)]
+    assert counts[0] == counts[1]
+    assert counts[0][1] < counts[0][0]
+
+
+def test_a_schedule_is_the_rate_of_several_outputs_as_a_number_is():
+    settings = {"solver": "sgd", "max_iter": 5, "random_state": 0}
+    X, y = IRIS[0][:, :2], IRIS[0][:, 1:]
+    rate = np.float32(0.01)
+    rates = (float(rate), rate, Constant(float(rate)))
+    numbers, narrow, schedule = (MLPRegressor((4,), learning_rate_init=rate, **settings).fit(X, y) for rate in rates)
+    assert np.array_equal(schedule.coefs_[0], numbers.coefs_[0])
+    assert np.array_equal(narrow.coefs_[0], numbers.coefs_[0])
+
+
+@pytest.mark.repeats
+def test_a_weighted_perceptron_is_read_in_another_process(tmp_path):
+    model = Perceptron(max_iter=3).fit(*IRIS, sample_weight=np.linspace(0.5, 2, 150))
+    (tmp_path / "model").write_bytes(pickle.dumps(model))
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).coef_.tolist())"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(model.coef_.tolist())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_fun": 0}, "max_fun must be at least 1"),
+        ({"epsilon": 0}, "epsilon must be above 0"),
+        ({"learning_rate_init": 0}, "learning_rate_init must be above 0"),
+        ({"learning_rate_init": None}, "learning_rate_init must be a number"),
+        ({"verbose": "yes"}, "verbose must be True, False"),
+        ({"beta_2": 1.0}, "beta_2 must be in"),
+    ],
+)
+def test_parameters_that_scikit_learn_refuses_are_refused(parameters, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        small(**parameters).fit(*IRIS)
+    with pytest.raises(ValueError, match="y must be at least 0"):
+        MLPRegressor(loss="poisson").fit(IRIS[0], IRIS[1] - 1)

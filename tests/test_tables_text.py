@@ -162,8 +162,8 @@ def test_other_encodings(tmp_path):
 
 def test_not_utf8_far_behind(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_bytes(b"a,k\n" + b"1,x\n" * 100_000 + b"1,\xe9\n")
-    with pytest.raises(ValueError, match="line 100002 is not UTF-8"):
+    path.write_bytes(b"a,k\n" + b"1,%b\n" % (b"x" * 100) * 4_000 + b"1,\xe9\n")
+    with pytest.raises(ValueError, match="line 4002 is not UTF-8"):
         datasets.read_table(path)
 
 
@@ -242,8 +242,8 @@ def test_decimal_marks_and_thousands(tmp_path, text, options, expected):
 
 
 def test_a_decimal_mark_that_comes_late(tmp_path):
-    path = write(tmp_path, "a;k\n" + "".join(f"{i};{i % 2}\n" for i in range(60_000)) + "3,5;0\n")
-    with pytest.raises(ValueError, match="line 60002, column 'a' must be a number with the decimal mark"):
+    path = write(tmp_path, "a;k\n" + "".join(f"{i};{i % 2:0100}\n" for i in range(4_000)) + "3,5;0\n")
+    with pytest.raises(ValueError, match="line 4002, column 'a' must be a number with the decimal mark"):
         datasets.read_table(path)
     data = datasets.read_table(path, decimal=",")
     assert 3.5 in joined(data)[0]

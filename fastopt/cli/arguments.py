@@ -35,6 +35,21 @@ def batch_size(text: str) -> int | str:
         raise ArgumentTypeError(f"must be a whole number of at least 1, full or auto; got {text!r}") from None
 
 
+def share(text: str) -> float:
+    """Return a share of weights, in [0, 1).
+
+    >>> share("0.9")
+    0.9
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise ArgumentTypeError(f"must be at least 0 and less than 1; got {text!r}")
+    return number
+
+
 def widths(text: str) -> tuple[int, ...]:
     """Return the widths of hidden layers.
 

@@ -19,6 +19,7 @@ import numpy as np
 from .. import _random_rows
 from .._validation import check_number
 from ..callbacks import EarlyStopping
+from ..compress import Pruning
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches, row_numbers
 from ..layers import Dense, Dropout, Layer
@@ -28,6 +29,7 @@ from ..models.sequential import Sequential
 from ..models.training import DIVERGED, LAST, FitOptions, compiling
 from ..optim import Optimizer, get_optimizer
 from ..preprocessing import Normalization
+from . import compression
 from .lr_schedules import SCHEDULES
 from .target_units import metrics_in_target_units
 
@@ -77,6 +79,8 @@ class Experiment(NamedTuple):
     distributed: str | None = None
     reduction: str = "fixed"
     batch_size_reason: str = ""  # for a size that was measured
+    pruning: Pruning | None = None
+    quantize: str | None = None  # one of compression.WAYS
 
     def model(self, backend: str) -> Sequential:
         """Return a new model, built and compiled."""
@@ -87,7 +91,7 @@ class Experiment(NamedTuple):
                 layers.append(Dropout(self.dropout))
         layers.append(Dense(self.outputs, LOSSES[self.loss].link or "linear"))
         model = Sequential(layers, self.seed, backend, self.dtype, self.x.shape[1], self.compute_dtype)
-        model.compile(self.new_optimizer(), self.loss, self.metrics)
+        model.compile(self.new_optimizer(), self.loss, self.metrics, quantize=self.quantize)
         model.classes, model.preparation = self.labels, self.preparation
         return model
 
@@ -177,7 +181,7 @@ class Contestant:
         with compiling(self.backend, compiles):
             plan.model(self.backend).fit(
                 x, y, batch_size=plan.batch_size, accumulate=plan.accumulate, validation_data=(x, y), verbose=0,
-                standardize_targets=plan.standardize_targets,
+                standardize_targets=plan.standardize_targets, pruning=plan.pruning,
             )
 
     def train_epoch(self) -> dict[str, float] | None:
@@ -213,6 +217,7 @@ class Contestant:
             resume=plan.resume or None,
             distributed=plan.distributed,
             reduction=plan.reduction,
+            pruning=plan.pruning,
         )
         if plan.distributed is not None:
             return run_epochs(self.model, joined(self.model, plan.x, plan.y, options))
@@ -229,9 +234,16 @@ class Contestant:
         """Restore the best weights, if early stopping kept some, and test the model."""
         assert self._epochs is not None
         next(self._epochs, None)
+        plan, model = self.experiment, self.product()
+        results = model.evaluate(plan.x_test, plan.y_test)
+        self.test = metrics_in_target_units(model, plan.x_test, plan.y_test, results)
+
+    def product(self) -> Sequential:
+        """Return the model as it is tested and saved: of integers, with `quantize`."""
         plan = self.experiment
-        results = self.model.evaluate(plan.x_test, plan.y_test)
-        self.test = metrics_in_target_units(self.model, plan.x_test, plan.y_test, results)
+        if plan.quantize is None:
+            return self.model
+        return compression.quantized(self.model, plan.quantize, plan.x, plan.seed)
 
 
 def compete(contestants: Sequence[Contestant], show: Callable[[Contestant, dict[str, float]], None]) -> None:

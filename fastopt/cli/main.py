@@ -39,12 +39,12 @@ class Version(argparse.Action):
 
 def parser() -> Parser:
     """Return the parser of the command line; the arguments that it returns hold the command's function as `run`."""
-    from . import bench, evaluate, export, info, predict, profile, report, search, study, train, warmup
+    from . import bench, evaluate, export, info, predict, profile, report, search, study, summary, train, warmup
 
     root = Parser(prog="fastopt", description="Train dense networks on compiled kernels.")
     root.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, search, study, predict, evaluate, export, profile, bench, report, info, warmup):
+    for command in (train, search, study, predict, evaluate, summary, export, profile, bench, report, info, warmup):
         command.add(commands)
     return root
 

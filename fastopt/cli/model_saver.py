@@ -48,7 +48,7 @@ class ModelSaver:
         """Write the model, if it is to be saved; an interrupt waits until the file is whole."""
         if self._path is not None:
             with self._interrupts_held():
-                self._contestant.model.save(self._path)
+                self._contestant.product().save(self._path)
 
     def save_after_interrupt(self) -> int:
         """Save the best weights so far, or the last ones if none are kept; report it and return the exit status.

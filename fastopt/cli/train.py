@@ -14,7 +14,7 @@ from ..distributed import ENGINES, REDUCTIONS, is_one_of_several, together
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
-from . import train_data
+from . import compression, train_data
 from .arguments import batch_size, integer, widths
 from .lr_schedules import SCHEDULES
 from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
@@ -114,6 +114,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--max-seconds", type=float, metavar="X", help="end after X seconds, if not before")
     training.add_argument("--seed", type=integer(0), default=0, help="of weights, batches and dropout (default: 0)")
 
+    compression.add_arguments(parser)
+
     running = parser.add_argument_group("running")
     running.add_argument("--backend", choices=_backends.MODULES, default=_backends.DEFAULT, help="(default: cpu)")
     running.add_argument("--threads", type=integer(1), metavar="N", help="of the compiled kernels (NumPy has its own)")
@@ -145,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reduction",
         choices=REDUCTIONS,
         default="fixed",
-        help="sums over these processes: fixed (the default), the same bits for any number of them, or fast",
+        help="sums over these processes: fixed (the default), the same bits for any number of them, or fast, MPI's own",
     )
     running.add_argument("--quiet", action="store_true", help="print nothing but the result")
 
@@ -273,6 +275,8 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
         resume=args.resume,
         distributed=args.distributed,
         reduction=args.reduction,
+        pruning=compression.pruning_of(args),
+        quantize=args.quantize,
     )
 
 
@@ -292,7 +296,7 @@ def _hyper(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--convention optax needs --lr: optax has no default learning rate")
     if args.schedule == "one-cycle" and args.warmup:
         raise ValueError("--warmup is for the other schedules: one-cycle has its own")
-    names = ("lr", "weight_decay", "l1", "clip_value", "clip_norm", "momentum", "convention")
+    names = ("lr", "weight_decay", "l1", "clip_value", "clip_norm", "momentum", "convention", "state_bits")
     hyper = {name: value for name in names if (value := getattr(args, name)) is not None}
     known = inspect.signature(OPTIMIZER_CLASSES[args.optimizer]).parameters
     for name in hyper:

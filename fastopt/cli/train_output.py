@@ -16,6 +16,7 @@ from .._text import aligned, in_one_unit, rounded
 from ..datasets import Dataset
 from ..models.progress import tqdm_class, wants_bar
 from ..optim import get_optimizer
+from . import compression
 from .experiment import Contestant, Experiment, disagreement
 
 COMPILING = "compiling kernels (first time only)"
@@ -39,6 +40,8 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
     network += [f"dropout {plan.dropout:g}"] if plan.dropout else []
     together = f", {plan.accumulate} a step" if plan.accumulate > 1 else ""
     training = [f"{plan.optimizer} ({hyper})", plan.loss, f"batches of {plan.batch_size}{together}"]
+    training += [f"{plan.pruning.share:.4g} of the weights pruned"] if plan.pruning else []
+    training += [f"rounded for {plan.quantize}"] if plan.quantize else []
     inside = f" computed in {plan.compute_dtype}" if plan.compute_dtype else ""
     limits = [f"at most {plan.max_steps} steps"] * (plan.max_steps is not None)
     limits += [f"at most {plan.max_seconds or 0:g} s"] * (plan.max_seconds is not None)
@@ -177,6 +180,7 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
         f"Times are medians over {first.epochs} epoch{'s' * (first.epochs > 1)}, of the training pass alone; "
         "everything was compiled and\nwarmed up on a throw-away model before."
     )
+    notes += compression.notes(first.model, first.product(), first.experiment.pruning)
     for contestant in contestants:
         if contestant.stopper and contestant.stopper.stopped_epoch:
             notes.append(

@@ -20,12 +20,13 @@ from ._exchange import Traffic
 from ._links import measure_links
 from ._model import Links, StepCost, StepTime, best_ranks, dense_step, ranks_that_pay, step_time
 from ._network import DistributedNetwork, Settings
-from ._options import ENGINES, REDUCTIONS, check_options
+from ._options import ENGINES, OPTIONS, REDUCTIONS, check_options
 from ._tree import num_pieces
 from ._world import World, differences, world
 
 __all__ = [
     "ENGINES",
+    "OPTIONS",
     "REDUCTIONS",
     "DistributedNetwork",
     "Links",

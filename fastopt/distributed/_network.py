@@ -8,6 +8,7 @@ parameters that it owns. Losses and metrics are kept by piece, and added up in o
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,16 +19,17 @@ from ..kernels.metrics import variation_of_pass
 from ..kernels.spec import Batches, EpochHooks, OptimizerSteps, PassResult
 from ._exchange import Exchange, Traffic, flattened
 from ._tree import cut, num_pieces, share_of
-from ._world import World
+from ._world import World, differences
 
 PROGRESS_SECONDS = 0.1
+SAMPLED = 256  # weights of a parameter, evenly spread, by which ranks see that a callback of one has changed them
 GOES_ON, ENDS, INTERRUPTED = 0, 1, 2  # what a rank has to say at the end of a step
 
 
 class Settings(NamedTuple):
     """Options of `fit` for the exchange between ranks."""
 
-    reduction: str = "fixed"
+    reduction: str = "fixed"  # "fast": MPI's own, of one piece a rank
     shard_states: bool = False
     wire_dtype: str | None = None
     rows: str = "global"  # "local": each rank has rows of its own
@@ -90,6 +92,7 @@ class DistributedNetwork:
         An interrupt of one rank ends the pass of all with KeyboardInterrupt, after the same step.
         """
         self.steps_done, rule = 0, hooks.rule if hooks else None
+        self._check_alike(optimizer)
         with interrupts_held() as check:
             prepared = self._prepare(batches, optimizer, seed)
             try:
@@ -124,12 +127,17 @@ class DistributedNetwork:
         is_local = self._settings.rows == "local"
         largest = batches._replace(batch_size=rows if is_local else -(-rows // count))
         pieces = kernels.Pieces(self._network, largest, own, optimizer, seed, variation)
-        exchange = Exchange(world, pieces.gradient, pieces.buckets, kernels, self._settings.wire_dtype)
+        options = self._settings
+        exchange = Exchange(
+            world, pieces.gradient, pieces.buckets, kernels, options.reduction, options.shard_states, options.wire_dtype
+        )
         self._prepared = _Prepared(key, pieces, exchange)
         return self._prepared
 
     def share_states(self, prepared: _Prepared, optimizer: OptimizerSteps) -> None:
         """Give every rank the states, and the averages, of all parameters; where they are divided, rank 0 alone."""
+        if prepared.exchange.updates_all:
+            return
         starts = [start for start in prepared.pieces.flat.starts if start is not None]
         states = [of_param for of_param in optimizer.states if of_param is not None]
         of_states = [[of_param[number] for of_param in states] for number in range(len(states[0]))]
@@ -144,6 +152,23 @@ class DistributedNetwork:
                 prepared.exchange.share(views)
 
     # ------------------------------------------------------------ agreement
+    def _check_alike(self, optimizer: OptimizerSteps) -> None:
+        """Raise ValueError on all ranks whose next steps differ, as a callback of one has made them."""
+        if self._world.ranks == 1:
+            return
+        rates = optimizer.learning_rates
+        weights = [p.reshape(-1)[:: max(1, p.size // SAMPLED)].tobytes() for p in self.params]
+        told: dict[str, Any] = {
+            "number of steps": len(rates), "steps done": optimizer.steps_done,
+            "learning rate": float(rates[0]) if len(rates) else None,
+            "options of the optimizer": repr([optimizer.options, optimizer.clip_norm, optimizer.settings]),
+            "sum over the learning rates": zlib.crc32(rates.tobytes()),
+            "sum over the weights": zlib.crc32(b"".join(weights)),
+        }  # fmt: skip
+        if not self._world.is_alike(zlib.crc32(repr(told).encode())):
+            found = differences(self._world.gather(told))
+            raise ValueError(f"all ranks must train alike, and callbacks do the same on all: {'; '.join(found)}")
+
     def _agree(self, word: int, check: Callable[[], None]) -> int:
         """The largest word of all ranks; `_Interrupted` on all if one of them is interrupted."""
         reason: BaseException = KeyboardInterrupt()
@@ -179,9 +204,11 @@ class _Epoch:
         self._params = [(start, p.reshape(-1)) for start, p in starts if start is not None]
         self._rows = batches.rows_of_steps()
         self._starts = np.concatenate([[0], np.cumsum(self._rows)])
+        self._first_rows = [0] * batches.steps  # rows of lower ranks before the own ones of each step
         self._weights = None if batches.weights is None else self._step_weights()
         self._is_local = owner._settings.rows == "local"
         if self._is_local:  # a step's weight is that of the rows of all ranks
+            self._first_rows = sum(world.gather(self._rows)[: world.rank], np.zeros_like(self._rows)).tolist()
             own: Any = self._rows if self._weights is None else self._weights
             self._weights = np.add.accumulate(np.array(world.gather(own.astype(np.float64))))[-1]
         self._penalties = np.zeros(batches.steps)
@@ -233,7 +260,8 @@ class _Epoch:
 
     def _norm(self) -> float:
         """The norm of the whole gradient: squares of chunks, added up bucket after bucket."""
-        by_rank = self._owner._world.gather([part.squares() for part in self._updates])
+        own = [part.squares() for part in self._updates]
+        by_rank = [own] if self._exchange.updates_all else self._owner._world.gather(own)
         squares = [of_rank[number] for number in range(len(self._updates)) for of_rank in by_rank]
         return float(np.sqrt(np.add.accumulate(np.concatenate(squares))[-1]))
 
@@ -245,8 +273,8 @@ class _Epoch:
             cuts = cut(int(self._rows[step]), self._count)[self._first : self._first + self._own + 1]
         begin = int(self._starts[step])
         order = self._batches.order[begin + int(cuts[0]) : begin + int(cuts[-1])]
-        number = (self._optimizer.steps_done + step) * self._count + self._first
-        self._pieces.run(order, cuts - cuts[0], number, weight, self._exchange.start)
+        draws = self._owner._kernels.Draws(self._optimizer.steps_done + step, self._first_rows[step] + int(cuts[0]))
+        self._pieces.run(order, cuts - cuts[0], draws, weight, self._exchange.start)
         sums = self._sums[:, step]
         sums[:, 0], at = self._pieces.losses, 1
         for of_metric in self._distinct_sums:

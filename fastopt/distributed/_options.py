@@ -11,6 +11,7 @@ REDUCTIONS = ("fixed", "fast")
 WIRE = ("bfloat16",)
 ROWS = ("global", "local")
 DEFAULTS = {"reduction": "fixed", "shard_states": False, "wire_dtype": None, "rows": "global"}
+OPTIONS = tuple(DEFAULTS)
 
 
 def check_options(options: Any) -> None:
@@ -32,6 +33,10 @@ def check_options(options: Any) -> None:
         )
     if options.batch_size == "auto":
         raise ValueError('distributed="mpi" needs a batch_size that all ranks share, not "auto", which is measured')
+    if options.reduction == "fast" and options.wire_dtype is not None:
+        raise ValueError(
+            f'wire_dtype={options.wire_dtype!r} goes with reduction="fixed": MPI itself adds up no numbers of it'
+        )
     if options.rows == "local":
         _check_local(options)
 

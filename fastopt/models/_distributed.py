@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -38,6 +39,7 @@ def joined(model: Any, x: Any, y: Any, options: FitOptions) -> Plan:
     Nothing is changed where the plan fails on one of them, or where they differ in data, settings, weights or versions.
     """
     world = distributed.world()
+    world.meet()
     with world.ending_together():
         plan, error = _begun(model, x, y, options, world)
     if error is not None:  # every rank has one
@@ -137,7 +139,7 @@ def _differing(model: Any, world: Any, plan: Plan) -> Exception | None:
     names = training.figure_names(model.metrics, plan.validation is not None, model.metric_functions)
     rows, validation, optimizer = plan.data, plan.validation, model.optimizer
     data = {
-        "x": rows.features, "y": rows.y, "weights of the rows": rows.weights, "rows": plan.rows,
+        "x": rows.features, "y": rows.y, "weights of the rows": rows.weights, "numbers of the rows": plan.rows,
         "validation data": None if validation is None else [validation.features, validation.y, validation.weights],
     }  # fmt: skip
     options = plan.options
@@ -148,8 +150,12 @@ def _differing(model: Any, world: Any, plan: Plan) -> Exception | None:
     learnt = model.learnt
     told["what is known of the data"] = _summary([*map(repr, learnt.statistics), learnt.classes, learnt.target_scale])
     told |= {name: _summary(value) for name, value in data.items()}
-    told |= {name: getattr(plan.options, name) for name in ("epochs", "max_steps", "max_seconds")}
+    names = ["epochs", "max_steps", "max_seconds", *distributed.OPTIONS]
+    told |= {name: getattr(plan.options, name) for name in names}
+    told |= _told_of_callbacks(plan.options.callbacks)
     told |= {"version of fastopt": version("fastopt"), "version of NumPy": np.__version__}
+    products = _backends.get(model.backend).products(model.compute_dtype)
+    told |= {"library of matrix products": f"{products.name} {products.version}"}
     described = optimizer.state_dict()
     groups = [{k: v for k, v in group.items() if k != "params"} for group in described["param_groups"]]
     told |= {"weights of the model": _summary(model.parameters), "options of the optimizer": repr(groups)}
@@ -157,6 +163,24 @@ def _differing(model: Any, world: Any, plan: Plan) -> Exception | None:
         told["states of the optimizer"] = _summary([list(state.values()) for state in described["state"].values()])
     found = distributed.differences(world.gather(told))
     return ValueError(f"all ranks must begin alike: {'; '.join(found)}") if found else None
+
+
+def _told_of_callbacks(callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Entries of callbacks that must be alike: those of fastopt that change a training, and the steps of all calls."""
+    ours = [callback for callback in callbacks if not callback.writes_files and _is_ours(callback)]
+    plain = [
+        {k: v for k, v in vars(callback).items() if v is None or isinstance(v, bool | int | float | str)}
+        for callback in ours
+    ]
+    steps = sorted({callback.every_steps for callback in callbacks if callback.every_steps})
+    return {
+        "callbacks": [f"{type(callback).__name__} {own}" for callback, own in zip(ours, plain, strict=True)],
+        "every_steps of the callbacks": steps,
+    }
+
+
+def _is_ours(callback: Callback) -> bool:
+    return type(callback).__module__.startswith(f"{__package__.partition('.')[0]}.callbacks")
 
 
 def _summary(value: Any) -> Any:

@@ -22,7 +22,6 @@ from ._targets import TargetScale
 log = logging.getLogger("fastopt")
 
 NUMBERS = "biuf"  # kinds of dtypes
-FEW = 4096  # numbers of which the BLAS adds up the squares on the calling thread
 Names = tuple[str, str]  # of x and y in messages
 
 
@@ -167,7 +166,7 @@ def check_usable(name: str, x: np.ndarray) -> np.ndarray:
 
     The sum of the squares of a few numbers is cheaper than looking at each: 0.5 instead of 1.2 us for a row of 784.
     """
-    is_finite = x.size <= FEW and math.isfinite(np.vdot(x, x))
+    is_finite = x.size <= _features.FEW and math.isfinite(np.vdot(x, x))
     return x if is_finite else check_finite(name, x)
 
 
@@ -242,9 +241,12 @@ def chosen(kept: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray | Non
 
 
 def prepared(
-    model: DataModel, name: str, x: Features, learnt: Learnt, rows: np.ndarray | None = None
+    model: DataModel, name: str, x: Features, learnt: Learnt, rows: np.ndarray | None = None, batch_size: int = 0
 ) -> np.ndarray | Source:
-    """Return features for the first layer after these, which are finite in the model's dtype: of `rows`, None: all."""
+    """Return features for the first layer after these, which are finite in the model's dtype: of `rows`, None: all.
+
+    batch_size: as `source_of` has it.
+    """
     values, is_plain = x.values, rows is None and x.names is None and not model.preprocessing
     if is_plain and type(values) is np.ndarray and values.dtype == model.dtype and values.flags.carray:
         return check_finite(name, values)
@@ -252,13 +254,16 @@ def prepared(
         if isinstance(layer, Normalization) and statistics is None:
             raise ValueError(f"layer {model.names[i]} has no mean and variance yet: call fit, or adapt(x), first")
     stages = stages_of(model.preprocessing, learnt.statistics, values.shape[1])
-    return _features.source_of(name, x, stages, model.dtype, rows)
+    return _features.source_of(name, x, stages, model.dtype, rows, batch_size)
 
 
-def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
-    """Return checked rows, with features and targets prepared as the model has learnt."""
+def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Learnt, batch_size: int = 0) -> Data:
+    """Return checked rows, with features and targets prepared as the model has learnt.
+
+    batch_size: of the only pass over the rows, of which one batch is prepared at once; 0: there are more passes.
+    """
     without_scale(learnt, loss)
-    x = prepared(model, names[0], raw.x, learnt, raw.rows)
+    x = prepared(model, names[0], raw.x, learnt, raw.rows, batch_size)
     y: Any = raw.y
     if isinstance(y, Labels):
         y = _targets.prepare_labels(names[1], y, loss.spec, model.outputs, learnt.classes)

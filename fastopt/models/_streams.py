@@ -17,6 +17,7 @@ from ..kernels.sources import take
 from ..kernels.spec import Batches, EpochParts, PassResult, row_numbers
 from ..losses import Loss
 from . import _intake, _row_weights
+from ._features import ONE_BATCH
 from ._intake import Data, Learnt
 from ._parts import NEVER, Advance, PartialEpoch, Train
 
@@ -37,7 +38,7 @@ class Reader(NamedTuple):
         """Return the checked rows of batch `number` of an epoch, counted from 1, with their weights if it has any."""
         model, names = self.model, (f"x of batch {number}", f"y of batch {number}")
         raw = _intake.read(model, names, x, y, self.loss, self.nan, self.inputs, self.learnt.feature_names)
-        data = _intake.converted(model, names, raw, self.loss, self.learnt)
+        data = _intake.converted(model, names, raw, self.loss, self.learnt, ONE_BATCH)
         if model.metrics:
             check_classes(model.metrics, self.loss.spec.name, data.y, names[1])
         if weights is None:

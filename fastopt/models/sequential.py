@@ -237,8 +237,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
                           model's Normalization and Rescaling do, not scaled. It stays where and as it is, such as a
                           memory map of bytes: rows are converted and scaled as a batch is gathered. Only arrays columns
-                          first (Fortran order) are copied, in their dtype, unless they are memory-mapped; and less than
-                          2^20 numbers are converted once. Matrices of scipy.sparse (others than CSR become CSR) are
+                          first (Fortran order) are copied, in their dtype, unless they are memory-mapped or have more
+                          than 128 MB. Matrices of scipy.sparse (others than CSR become CSR) are
                           gathered into dense batches. Images (n, 28, 28) are flattened. Tables
                           of pandas, polars and pyarrow may have bool, nullable and categorical columns of numbers;
                           `feature_names` keeps their names, and other columns are refused from then on
@@ -311,8 +311,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
                           files. At most four ranks, from 1,024 rows a step on eight, and so on
         reduction         "fixed": gradients are added up in the order of a tree over pieces of a step's rows, so that
-                          weights, states and figures have the same bits for any number of ranks. "fast": each rank has
-                          one piece, which saves the sums over pieces; bits depend on the number of ranks
+                          weights, states and figures have the same bits for any number of ranks. "fast": MPI's own
+                          Allreduce of one piece a rank, or its Reduce_scatter with shard_states, whose order, and so
+                          bits, depend on the number of ranks and the library of MPI
         shard_states      True: each rank keeps the optimizer's states of its part of the weights alone, so that their
                           memory is divided by the ranks. At the end of a pass rank 0 gets those of all, for files
         wire_dtype        "bfloat16": gradients are rounded to it to be sent, in half as many bytes; weights are not.
@@ -548,7 +549,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
-        data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
+        data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs), batch_size)
         if sample_weight is not None:
             data = self._weighted(data, raw, "sample_weight", sample_weight)
         check_classes(self.metrics, loss.spec.name, data.y, "y")
@@ -573,7 +574,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             if self.inputs is None:
                 self.specs(inputs)  # raises, before anything is made, where layers clash
             learnt = self.learnt_for(inputs)
-            rows = _intake.prepared(self, "x", features, learnt)
+            rows = _intake.prepared(self, "x", features, learnt, batch_size=batch_size)
         with self._reading("predict"):
             if self.inputs != rows.shape[1]:  # also where another thread has built it meanwhile
                 self.build(rows.shape[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from ..layers import Dense, Dropout
 from ..models.sequential import Sequential
 from ..optim import SGD, Adagrad, Adam, Optimizer
 from ._checks import STOCHASTIC, check_parameters, widths_of
-from ._iterations import Iterations, Losses
+from ._iterations import LEAST_RATE, Iterations, Losses
 from ._lbfgs import Objective, minimise
 from ._tasks import Task
 from ._threads import on_threads
@@ -32,6 +33,17 @@ SPARSE = ("csr", "csc")
 BATCH = 200  # rows, at most, of a batch of "auto"
 # scikit-learn's names of activations that have another one here
 ACTIVATIONS = {"identity": "linear", "logistic": "sigmoid"}
+
+
+@dataclass(frozen=True)
+class ScaledRate:
+    """A schedule times a factor."""
+
+    schedule: Callable[[int], float]
+    factor: float
+
+    def __call__(self, step: int) -> float:
+        return self.schedule(step) * self.factor
 
 
 class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
@@ -107,6 +119,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         weights = self._with_class_weights(y, weights)
         task = self._read_targets(y, first, incremental)
         task, targets, weights = self._weighted(task, self._coded(y), weights)
+        self._random = check_random_state(self.random_state)
         params = self._begin(X, task) if first else self._model.get_weights()
         with on_threads(self.threads):
             if self.solver == "lbfgs":
@@ -135,13 +148,10 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _begin(self, X: Any, task: Task) -> list[Array]:
         """Forget earlier trainings; return weights drawn as scikit-learn draws them."""
         self.__dict__.pop("_model", None)
-        self._random = check_random_state(self.random_state)
         self.n_iter_ = self.t_ = self._no_improvement_count = 0
         self.n_outputs_, self.out_activation_ = task.outputs, _sklearn_name(task.activation)
-        self.loss_curve_: list[float] = []
-        self.best_loss_ = None if self.early_stopping else np.inf
-        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
-        self.best_validation_score_ = -np.inf if self.early_stopping else None
+        if self.solver != "lbfgs":
+            self._begin_curves()
         widths = [X.shape[1], *self._hidden(), task.outputs]
         self.n_layers_ = len(widths)
         dtype = X.dtype if self.dtype is None else np.dtype(self.dtype)
@@ -153,6 +163,13 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         self._task, self._seed = task, int(self._random.randint(np.iinfo(np.int32).max))
         self._random.set_state(state)
         return [array.astype(dtype) for array in drawn]
+
+    def _begin_curves(self) -> None:
+        """Set the attributes that follow the iterations, as before the first one."""
+        self.loss_curve_: list[float] = []
+        self.best_loss_ = None if self.early_stopping else np.inf
+        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
+        self.best_validation_score_ = -np.inf if self.early_stopping else None
 
     def _draw(self, inputs: int, outputs: int) -> list[Array]:
         """Return the initial w and b of a layer: uniform, by Glorot & Bengio 2010."""
@@ -171,7 +188,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             layers.append(Dense(size, activation, **options))
             if self.dropout:
                 layers.append(Dropout(self.dropout))
-        layers.append(Dense(self._task.outputs, self._task.activation, **options))
+        layers.append(Dense(self._task.outputs, self._task.last_activation, **options))
         model = Sequential(
             layers, seed=self._seed, backend=self.backend, dtype=params[0].dtype, compute_dtype=self.compute_dtype
         )
@@ -189,8 +206,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             return Adagrad(lr=rate, eps=self.epsilon / factor)
         momentum = {"gd": 0.0, "sgd": self._sgd_momentum}.get(self.solver, self.momentum)
         nesterov = bool(self.nesterovs_momentum) and momentum > 0
-        scaled = rate * factor if isinstance(rate, int | float) else rate
-        return SGD(lr=scaled, momentum=momentum, nesterov=nesterov, convention="sklearn")
+        if not callable(rate):
+            rate = float(rate) * factor
+        elif factor != 1:
+            rate = ScaledRate(rate, factor)
+        return SGD(lr=rate, momentum=momentum, nesterov=nesterov, convention="sklearn")
 
     @property
     def _sgd_momentum(self) -> float:
@@ -217,15 +237,14 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             X, targets, weights, score = self._held_out(X, y, targets, weights)
         rows = len(targets)
         batch = self._batch(rows)
-        losses = Losses(
-            task.value, task.gradient if any(self._penalties()) else task.value,
-            None if weights is None else np.array([min(batch, rows - start) for start in range(0, rows, batch)]),
-        )  # fmt: skip
+        steps = None if weights is None else np.array([min(batch, rows - start) for start in range(0, rows, batch)])
         total = rows if weights is None else float(weights.sum())
-        model = self._compiled(params, total, incremental, losses.metrics)
+        # scikit-learn's warm start goes on with its best weights, and keeps the last ones unless their score is beaten
+        best = None if hasattr(self, "_model") or score is None else [p.copy() for p in params]
+        model = self._compiled(params, total, incremental)
         rule = Iterations(
-            self, losses, self._schedule(), self.learning_rate == "adaptive", score, rows,
-            self.n_iter_no_change - self._impatience,
+            self, Losses(task.value, steps), self._schedule(), self._least_rate(), score, rows,
+            self.n_iter_no_change - self._impatience, best,
         )  # fmt: skip
         self.n_iter_ = 0
         try:
@@ -245,9 +264,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
                 " converged yet.", ConvergenceWarning, stacklevel=4,
             )  # fmt: skip
 
-    def _compiled(
-        self, params: list[Array], weight: float, incremental: bool, metrics: Sequence[str] = ()
-    ) -> Sequential:
+    def _compiled(self, params: list[Array], weight: float, incremental: bool) -> Sequential:
         """Return the model with its optimizer: a new one, unless a fit goes on. weight: of all rows together."""
         (l2, l1), over = self._penalties(), weight if self._penalty_over == "data" else 1.0
         over *= self._task.gradient
@@ -258,7 +275,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             return before
         self._penalty, optimizer = penalty, self._optimizer()
         model = self._network(params, self.n_features_in_, penalty)
-        model.compile(optimizer, self._task.loss, metrics)
+        model.compile(optimizer, self._task.compiled_loss())
         if before is not None:
             model.epochs_done = before.epochs_done
         if former is not None:
@@ -272,6 +289,12 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         rate, power, factor = self._rate(), self.power_t, self._task.gradient
         return lambda rows: rate * factor / (rows + 1) ** power
 
+    def _least_rate(self) -> float | None:
+        """Return the rate of fastopt's gradient at which a training with an "adaptive" one ends."""
+        if self.learning_rate != "adaptive" or self.solver not in ("sgd", "gd", "momentum"):
+            return None
+        return LEAST_RATE * self._task.gradient
+
     def _held_out(
         self, X: Any, y: Any, targets: Array, weights: Array | None
     ) -> tuple[Any, Array, Array | None, Callable[[Any], float]]:
@@ -279,7 +302,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         binary = is_classifier(self) and self._task.outputs == 1
         indices = np.arange(len(targets))
         train, held = train_test_split(
-            indices, random_state=self._random, test_size=self.validation_fraction,
+            indices, random_state=self._random, test_size=float(self.validation_fraction),
             stratify=targets if binary else None,
         )  # fmt: skip
         if len(held) < 2:
@@ -290,7 +313,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         held_w = None if weights is None else weights[held]
 
         def score(model: Sequential) -> float:
-            outputs = model.predict(held_x)
+            outputs = self._task.outputs_of(model.predict(held_x))
             return self._score_of(outputs, held_y, held_w) if np.isfinite(outputs).all() else np.nan
 
         return _rows(X)[train], targets[train], None if weights is None else weights[train], score
@@ -321,12 +344,18 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         X = self._checked_rows(X)
         with on_threads(self.threads):
             found: Array = self._model.predict(_rows(X))
-        return found
+        return self._task.outputs_of(found)
 
     def _weights(self) -> tuple[list[Array], list[Array]]:
         """Return the parameters of the layers themselves: all w, and all b."""
         params, step = self._model.parameters, 1 + bool(self.fit_intercept)
         return params[::step], params[1::step] if step == 2 else []
+
+    def __getstate__(self) -> Any:
+        state = super().__getstate__()
+        if "_task" in state:
+            return {"_task": state["_task"], **state}  # read first: it defines the loss of the network
+        return state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -24,10 +24,17 @@ def check_parameters(estimator: Any) -> None:
         check_count("hidden_layer_sizes", size)
     check_name("solver", estimator.solver, SOLVERS)
     check_name("learning_rate", estimator.learning_rate, RATES)
-    check_count("max_iter", estimator.max_iter)
+    for name in ("max_iter", "max_fun"):
+        check_count(name, getattr(estimator, name))
     if estimator.tol is not None:
         check_number("tol", estimator.tol, 0.0)
     check_number("validation_fraction", estimator.validation_fraction, 0.0, 1.0)
+    if isinstance(estimator.verbose, str) or not isinstance(estimator.verbose, bool | int | np.bool_ | np.integer):
+        raise TypeError(f"verbose must be True, False or a number of at least 0; got {describe(estimator.verbose)}")
+    check_number("verbose", int(estimator.verbose), 0.0)
+    _check_positive("epsilon", estimator.epsilon)
+    for name in ("beta_1", "beta_2"):
+        check_number(name, getattr(estimator, name), 0.0, 1.0)
     for name in _FLAGS:
         check_flag(name, getattr(estimator, name))
     for name in _AT_LEAST_0:
@@ -54,12 +61,19 @@ def _check_together(estimator: Any) -> None:
     check_callbacks(estimator.callbacks)
     if estimator.callbacks and estimator.solver == "lbfgs":
         raise ValueError("callbacks are for the other solvers: lbfgs has no epochs that they could follow")
-    rate = getattr(estimator, "learning_rate_init", 0.0)
+    rate = getattr(estimator, "learning_rate_init", 1.0)
+    if not callable(rate):
+        _check_positive("learning_rate_init", rate)
     if callable(rate) and estimator.learning_rate != "constant":
         raise ValueError(
             f"learning_rate_init must be a number with learning_rate={estimator.learning_rate!r}; got"
             f" {describe(rate)}: a schedule goes with 'constant'"
         )
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if not check_number(name, value, 0.0):
+        raise ValueError(f"{name} must be above 0; got {value}")
 
 
 def widths_of(sizes: Any) -> list[Any]:

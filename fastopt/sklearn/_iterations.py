@@ -12,7 +12,7 @@ import numpy as np
 from ..callbacks import Callback
 from ..kernels.loss_rule import LossRule
 
-LEAST_RATE = 1e-6  # "adaptive": a training ends instead of a smaller one
+LEAST_RATE = 1e-6  # "adaptive": a training ends with it, or a smaller one
 ADAPTIVE = 5.0  # divisor of the rate
 NEVER = 1 << 62  # iterations
 
@@ -21,31 +21,17 @@ NEVER = 1 << 62  # iterations
 class Losses:
     """scikit-learn's loss of an iteration, by the figures of an epoch.
 
-    scale: of fastopt's losses, to scikit-learn's. penalty_scale: the same of their penalties. steps: rows of each step,
-    where scikit-learn's mean over steps is by rows and fastopt's by weights; None: both are by rows.
+    scale: of fastopt's losses, to scikit-learn's. steps: rows of each step, where scikit-learn's mean over steps is by
+    rows and fastopt's by weights; None: both are by rows.
     """
 
     scale: float
-    penalty_scale: float
     steps: np.ndarray | None = None
-
-    @property
-    def is_scaled(self) -> bool:
-        """True if the loss is fastopt's times `scale`."""
-        return self.steps is None and self.penalty_scale == self.scale
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Metrics that `of_epochs` needs: of several outputs, the part of the loss without penalties."""
-        return () if self.penalty_scale == self.scale else ("mean_squared_error",)
 
     def of_epochs(self, model: Any, epochs: Sequence[int], logs: Mapping[str, Sequence[float]]) -> list[float]:
         """Return the losses; epochs: their numbers in `model.history`; logs: their figures."""
         found = np.array(logs["loss"])
-        if self.metrics:
-            of_rows = np.array(logs[self.metrics[0]])
-            found = of_rows + self.penalty_scale / self.scale * (found - of_rows)
-        elif self.steps is not None:
+        if self.steps is not None:
             first, count = epochs[0] - model.history.epochs[0], len(self.steps)
             losses = model.history.step_losses[first * count : (first + len(epochs)) * count]
             found = np.average(losses.reshape(-1, count), axis=1, weights=self.steps)
@@ -57,20 +43,21 @@ class Iterations(Callback):
     """Count iterations, judge each by its loss or by its score on held-out rows, and set the rate of the next one.
 
     estimator: has the parameters, and gets the curves. loss: what its losses are made of. rate: a function of the rows
-    seen so far; None: the rate stays. adaptive: it falls instead of an end. score: of the rows held out, by the model;
-    None: none are. rows: of an iteration. patience: iterations without improvement that are borne.
+    seen so far; None: the rate stays. least: rate from which it falls instead of an end; None: it does not. score: of
+    the rows held out, by the model; None: none are. rows: of an iteration. patience: iterations without improvement
+    that are borne. weights: the best ones before any score; None: the last ones are kept if no score is better.
     """
 
     reads_weights = False
 
     def __init__(
-        self, estimator: Any, loss: Losses, rate: Callable[[int], float] | None, adaptive: bool,
-        score: Callable[[Any], float] | None, rows: int, patience: float,
+        self, estimator: Any, loss: Losses, rate: Callable[[int], float] | None, least: float | None,
+        score: Callable[[Any], float] | None, rows: int, patience: float, weights: list[np.ndarray] | None,
     ) -> None:  # fmt: skip
-        self._owner, self._loss, self._rate, self._adaptive = estimator, loss, rate, adaptive
+        self._owner, self._loss, self._rate, self._least = estimator, loss, rate, least
         self._score, self._rows, self._patience = score, rows, patience
         self._tol = -math.inf if estimator.tol is None else float(estimator.tol)
-        self.best_weights: list[np.ndarray] | None = None
+        self.best_weights = weights
         self.converged = False
 
     def _loss_rule(self) -> LossRule | None:
@@ -79,7 +66,7 @@ class Iterations(Callback):
             return None
         patience = NEVER if self._patience == np.inf else int(self._patience) + 1
         count, scale = owner._no_improvement_count, self._loss.scale
-        if not self._loss.is_scaled:
+        if self._loss.steps is not None:
             # iterations that are done whatever their losses are
             return LossRule(0.0, patience, -math.inf, count)
         return LossRule(self._tol / scale, patience, float(owner.best_loss_) / scale, count, of_all=True)
@@ -105,9 +92,9 @@ class Iterations(Callback):
         model.stop_training = model.stop_training or self.converged
 
     def _lose_patience(self, model: Any) -> None:
-        """End the training, or go on with a lower rate."""
-        self._owner._no_improvement_count = 0
-        if self._adaptive and model.optimizer.lr / ADAPTIVE > LEAST_RATE:
+        """Go on with a lower rate, or end the training; its count is that with which a warm start begins."""
+        if self._least is not None and model.optimizer.lr > self._least:
+            self._owner._no_improvement_count = 0
             model.optimizer.lr /= ADAPTIVE
         else:
             self.converged = True

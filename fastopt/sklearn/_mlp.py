@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from sklearn.utils.metaestimators import available_if
 
+from .._validation import check_name
 from ._base import NetworkEstimator, is_stochastic
 from ._labels import ProbabilisticClassifier
 from ._parameters import MLP, parameters
 from ._targets import NetworkRegressor
+from ._tasks import Task, poisson
 
 
 class _MLP(NetworkEstimator):
@@ -62,13 +65,16 @@ class MLPClassifier(ProbabilisticClassifier, _MLP):
         return self._fit(X, y, sample_weight, incremental=True)
 
 
-@parameters(MLP, hidden_layer_sizes=(100,), activation="relu")
+@parameters({**MLP, "loss": "squared_error"}, hidden_layer_sizes=(100,), activation="relu")
 class MLPRegressor(NetworkRegressor, _MLP):
     """Multi-layer perceptron for real numbers: `sklearn.neural_network.MLPRegressor` on fastopt's kernels.
 
     Parameters, attributes and methods are scikit-learn's, with its defaults: half of the mean squared error with
     alpha / 2 times the sum of the squares of the weights, batches of min(200, n) rows, Adam. Those that it has more are
     those of `MLPClassifier`, without class_weight.
+
+    loss    "squared_error", or "poisson": half of the deviance of counts y >= 0, sum(m - y log m + y log y - y), of
+            predictions m = exp(outputs). By keyword, as it is scikit-learn's first argument
 
     y: (n,) or (n, outputs). `fit` raises ValueError for other data, and for impossible parameters.
 
@@ -80,6 +86,14 @@ class MLPRegressor(NetworkRegressor, _MLP):
     """
 
     _flattens = True
+
+    def _task_of(self, y: Any, outputs: int) -> Task:
+        check_name("loss", self.loss, ("squared_error", "poisson"))
+        if self.loss == "squared_error":
+            return super()._task_of(y, outputs)
+        if np.min(y) < 0:
+            raise ValueError(f"y must be at least 0 with loss='poisson'; got {np.min(y)}")
+        return poisson(outputs)
 
     @available_if(is_stochastic)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:

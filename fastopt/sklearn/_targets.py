@@ -30,7 +30,10 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc]
             self._is_vector = y.ndim == 1 or (self._flattens and outputs == 1)
         elif outputs != self._task.outputs:
             raise ValueError(f"y must have {self._task.outputs} outputs, as in the fit before; got {outputs}")
-        return squares(outputs)
+        return self._task_of(y, outputs)
+
+    def _task_of(self, y: Array, outputs: int) -> Task:
+        return squares(outputs, any(self._penalties()))
 
     def _coded(self, y: Any) -> Array:
         return np.asarray(y).reshape(len(y), -1)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax, xlogy
 
-from ..losses import Loss
+from ._losses import loss_of
 
 
 class Task(NamedTuple):
@@ -18,15 +18,35 @@ class Task(NamedTuple):
     """
 
     loss: str
-    activation: str  # of the last layer
+    activation: str  # of the outputs
     outputs: int
     gradient: float = 1.0
     value: float = 1.0
 
+    def __reduce__(self) -> Any:
+        return _restored, tuple(self)
+
+    @property
+    def last_activation(self) -> str:
+        """Activation of the network's last layer."""
+        return "linear" if self.activation == "exp" else self.activation
+
+    def outputs_of(self, found: NDArray[Any]) -> NDArray[Any]:
+        """Return the outputs, by those of the network, (n, outputs)."""
+        if self.activation != "exp":
+            return found
+        with np.errstate(over="ignore"):
+            means: NDArray[Any] = np.exp(found)
+        return means
+
+    def compiled_loss(self) -> Any:
+        """Return the loss as `compile` takes it."""
+        return loss_of(self.loss, **({"outputs": self.outputs} if self.loss == "squares_of_several" else {}))
+
     def link(self, z: NDArray[Any]) -> NDArray[Any]:
         """Return the outputs of a network whose last layer gives z, (n, outputs)."""
-        if self.activation == "linear":
-            return z
+        if self.activation in ("linear", "exp"):
+            return self.outputs_of(z)
         found: NDArray[Any] = softmax(z, axis=1) if self.activation == "softmax" else expit(z)
         return found
 
@@ -48,15 +68,34 @@ class Task(NamedTuple):
             y = y.reshape(z.shape)
             losses = np.logaddexp(0, z) - y * z
             dz = dz - y
+        elif self.activation == "exp":
+            y = y.reshape(z.shape)
+            losses = dz - y * z + xlogy(y, y) - y
+            dz = dz - y
         else:
             dz = dz - y.reshape(z.shape)
             losses = dz * dz / (2 * self.outputs)
         return float((share * losses).sum()), dz * share
 
 
-def squares(outputs: int) -> Task:
-    """Half of the squared error, whose gradient scikit-learn does not average over outputs."""
+def _restored(*fields: Any) -> Task:
+    """Return a task of a file, whose loss is defined before the network that has it is read."""
+    task = Task(*fields)
+    task.compiled_loss()
+    return task
+
+
+def squares(outputs: int, penalised: bool) -> Task:
+    """Half of the squared error, whose gradient scikit-learn does not average over outputs; penalised: alpha > 0."""
+    if outputs > 1 and penalised:
+        # loss and penalty are fastopt's times one factor
+        return Task("squares_of_several", "linear", outputs, gradient=outputs / 2, value=outputs / 2)
     return Task("mean_squared_error", "linear", outputs, gradient=outputs / 2, value=0.5)
+
+
+def poisson(outputs: int) -> Task:
+    """Half of Poisson's deviances, added up, of the logarithms of means."""
+    return Task("half_poisson", "exp", outputs, gradient=float(outputs), value=float(outputs))
 
 
 def log_loss(classes: int) -> Task:
@@ -79,12 +118,4 @@ def perceptron(classes: int) -> Task:
 
 def weighted_perceptron(task: Task) -> Task:
     """The same of targets that are signs times weights, so that each row's step is as large as its weight."""
-
-    def value(z: Any, t: Any) -> Any:
-        return -t * z if t * z <= 0 else 0.0
-
-    def gradient(z: Any, t: Any) -> Any:
-        return -t if t * z <= 0 else 0.0
-
-    Loss.define("weighted_perceptron", value, gradient, check=False)
     return task._replace(loss="weighted_perceptron")

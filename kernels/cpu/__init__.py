@@ -43,16 +43,17 @@ from .training.judge import JUDGE_KERNEL
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
-from .training.pieces import Pieces
+from .training.pieces import Draws, Pieces
 from .training.queue import RUN_QUEUE, run_passes
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
 from .training.shuffle import shuffle_kernel
-from .training.tree_sums import Additions, additions_kernel, tree_sum_kernel
+from .training.tree_sums import Additions, additions_kernel, tree_sum_kernel, tree_tile_kernel
 from .training.wire import NARROW_KERNEL, WIDEN_KERNEL, narrow, widen
 
 __all__ = [
     "Additions",
     "ArrayPlan",
+    "Draws",
     "FlatUpdates",
     "ForeignReader",
     "Network",
@@ -70,6 +71,7 @@ __all__ = [
     "narrow",
     "on_one_thread",
     "on_threads",
+    "products",
     "run_passes",
     "sum_rows",
     "update",
@@ -103,7 +105,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
         kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
-        kernels += [tree_sum_kernel(dtype), additions_kernel(dtype)]
+        kernels += [tree_sum_kernel(dtype), tree_tile_kernel(dtype), additions_kernel(dtype)]
         kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF), *after_step_kernels(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]

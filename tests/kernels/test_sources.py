@@ -105,9 +105,16 @@ def check(backend, values, stages, dtype="float32", compute=None, layout="plain"
         np.testing.assert_array_equal(a, b)
 
 
-# each stored dtype once with a network of each dtype, and every chain several times; more are compiled with --thorough
+# each stored dtype once with a network of each dtype, and every chain several times; a quick run has one integer
+# of each width, signed and unsigned in turn
+QUICK = {"bool", "int8", "uint16", "int32", "uint64", "float16", "float32", "float64"}
 CASES = [
-    pytest.param(stored, dtype, list(CHAINS)[(i + j) % len(CHAINS)], marks=[pytest.mark.repeats] * (dtype == "float64"))
+    pytest.param(
+        stored,
+        dtype,
+        list(CHAINS)[(i + j) % len(CHAINS)],
+        marks=[pytest.mark.repeats] * (dtype == "float64" or stored not in QUICK),
+    )
     for j, dtype in enumerate(("float32", "float64"))
     for i, stored in enumerate(STORED)
 ]

@@ -324,13 +324,18 @@ def _weights(gemm, T, itemsize):
             # the tile of dw
             x = d.x + (split * d.x_split + r - split * d.split_rows) * itemsize
             dz, first = d.dz + c * itemsize, r * d.outputs + c
-            g, stride = (scratch, n) if d.update else (d.dw + first * itemsize, d.outputs)
+            g, stride = (scratch, n) if d.update or d.tree_tile else (d.dw + first * itemsize, d.outputs)
             gemm(
                 d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, T(alpha), x, d.x_stride, dz, d.outputs,
                 T(beta), g, stride,
             )  # fmt: skip
             if d.mask_tile:
                 call_tile(d.mask_tile, g, d.mask + first, 0, 0, m, n, d.outputs)
+            # the sums of a tree over pieces, of whole rows at once where the tile has them
+            if d.tree_tile and n == d.outputs:
+                call_tile(d.tree_tile, g, d.tree, first, step, 1, m * n, 0)
+            elif d.tree_tile:
+                call_tile(d.tree_tile, g, d.tree, first, step, m, n, d.outputs)
             # the update of w, of whole rows at once where the tile has them
             if d.lanes:
                 sums_of_tile(d, rank, piece, first, m, n)

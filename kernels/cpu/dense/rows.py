@@ -11,7 +11,7 @@ from typing import Any
 
 from ...formulas import dropout_draw, dropout_key, with_noise
 from ..runtime.compile import Kernel
-from ..runtime.partition import batch_rows, batch_start, num_pieces
+from ..runtime.partition import batch_rows, batch_start, draws_of_batch, num_pieces
 from ..runtime.primitives import view, word
 from ..runtime.records import DROPOUT, GATHER, NOISE, RUN, read
 from ..runtime.storage import ARITHMETIC
@@ -40,17 +40,18 @@ def _dropout(T, itemsize, round_):
 
     def dropout(work, step, rank, num_ranks):
         d = read(work, DROPOUT)
-        run = read(d.run, RUN)
-        # the key of the batch's mask
-        key = dropout_key(word(d.stream), word(run.first_batch + step + 1))
+        # the key of the batch's mask, and where the batch begins in it
+        number, first_row = draws_of_batch(read(d.run, RUN), step)
+        key, skip = dropout_key(word(d.stream), word(number + 1)), first_row * d.columns
         threshold, scale, zero = word(d.threshold), T(d.scale), T(0)
         rows = batch_rows(d.run, step)
         for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
             start = piece * ROWS * d.columns
             size = min(rows - piece * ROWS, ROWS) * d.columns
             X, Y = view(d.x + start * itemsize, size, T), view(d.y + start * itemsize, size, T)
+            first = skip + start
             for i in range(size):
-                is_kept = dropout_draw(key, word(start + i)) >= threshold
+                is_kept = dropout_draw(key, word(first + i)) >= threshold
                 Y[i] = round_(X[i] * scale) if is_kept else zero
 
     return dropout
@@ -61,16 +62,17 @@ def _noise(T, itemsize, round_):
 
     def noise(work, step, rank, num_ranks):
         d = read(work, NOISE)
-        run = read(d.run, RUN)
-        # the key of the batch's draws
-        key, stddev = dropout_key(word(d.stream), word(run.first_batch + step + 1)), T(d.stddev)
+        # the key of the batch's draws, and where the batch begins in them
+        number, first_row = draws_of_batch(read(d.run, RUN), step)
+        key, stddev, skip = dropout_key(word(d.stream), word(number + 1)), T(d.stddev), first_row * d.columns
         rows = batch_rows(d.run, step)
         for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
             start = piece * ROWS * d.columns
             size = min(rows - piece * ROWS, ROWS) * d.columns
             X, Y = view(d.x + start * itemsize, size, T), view(d.y + start * itemsize, size, T)
+            first = skip + start
             for i in range(size):
-                Y[i] = round_(with_noise(X[i], stddev, key, word(start + i)))
+                Y[i] = round_(with_noise(X[i], stddev, key, word(first + i)))
 
     return noise
 

@@ -48,6 +48,15 @@ def batch_start(r, step):
 
 
 @register_jitable
+def draws_of_batch(r, step):
+    """The number of the batch, or of the step, by which its random numbers are drawn, and its first row in that.
+
+    r: the record RUN.
+    """
+    return (r.first_batch, r.first_in_step + batch_start(r, step)) if r.in_step else (r.first_batch + step, 0)
+
+
+@register_jitable
 def batch_rows(run, step):
     """The rows of batch `step`: the last one of an epoch may be shorter, or each may have a size of its own."""
     r = read(run, RUN)

@@ -45,6 +45,8 @@ RUN = _record(
     "starts",  # (num_batches + 1,) the first row of each batch of the only epoch, and their sum; 0: batch_size each
     "judge",  # record JUDGE, 0: none; and the code that is called with it after each epoch
     "judge_code",
+    "in_step",  # 1: the batches are pieces of one step, `first_batch`, and dropout draws by their rows in it
+    "first_in_step",  # number of the pass's first row in the step
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
 
@@ -170,6 +172,8 @@ DENSE = _record(
     "column_squares",  # (rows of tiles of w, outputs) float64
     "mask_tile",  # code: gradients of pruned weights in a tile become 0; 0: they stay, for nobody adds them up
     "mask",  # (inputs, outputs) uint8: 0 where w is pruned
+    "tree_tile",  # code: adds a tile of dw, of a piece of a step, to the sums that wait for it; 0: dw is written
+    "tree",  # record TREE_SUM of dw
 )
 
 # A dense layer whose weights are mostly zero: see dense/sparse.py.

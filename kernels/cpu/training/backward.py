@@ -80,7 +80,7 @@ def add_gradients(
             if optimizer_step:
                 db = optimizer_step.gradients[end + 1] if bias else None
                 into |= {"dw": optimizer_step.gradients[end], "db": db, "alpha_beta": optimizer_step.alpha_beta}
-                into |= optimizer_step.mask_fields(end)
+                into |= optimizer_step.tile_fields(end) if updates_w else {}
             else:
                 into |= {"update": updates[end], "scalars_row_bytes": scalars.strides[0], "w_scalars": row_scalars[end]}
                 into |= {"b_scalars": row_scalars[end + 1] if bias else None}
@@ -161,6 +161,8 @@ def _add_dense(
         cost = after.cost_of_update(cost, (sizes[0] + makes_db) * sizes[1], masked)
     if "measure" in fields:
         cost = costs.measuring(cost, sizes[0] * sizes[1])
+    if "tree" in fields:
+        cost = costs.adding_up(cost, sizes[0] * sizes[1], itemsize)
     if not updates_w:
         cost = costs.bias_gradient(sizes[1], itemsize)
     sums = dense_kernel("penalties", dtype) if "lanes" in fields else None

@@ -122,7 +122,7 @@ class OptimizerStep:
             tiles += -(-p.size // TILE)
         return np.array(table, UPDATE), tiles
 
-    def mask_fields(self, i: int) -> dict[str, Any]:
+    def tile_fields(self, i: int) -> dict[str, Any]:
         """Fields of the record DENSE by which pruned weights of parameter i have no part in the norm of gradients."""
         mask = self.after.masks[i]
         if mask is None or self.squares is None:

@@ -8,7 +8,7 @@ them sends that. `flat_updates` has the update.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ...profile import recorder
 from ...spec import Batches, OptimizerSteps
 from ..runtime.launch import STEP_FLOPS, get_num_threads, num_threads_for
 from ..runtime.primitives import address_of, aligned_zeros
-from ..runtime.records import RUN, fill
+from ..runtime.records import RUN, fill, word_of
 from ..runtime.teams import run_team, yield_address
 from .after_step import AfterUpdates
 from .network import Network
@@ -31,6 +31,7 @@ from .tree_sums import Additions, TreeSum
 ALIGNED = 4_096  # elements of a parameter whose gradient begins at a cache line
 LINE_ELEMENTS = 16
 BUCKET_BYTES = 1 << 20  # of a gradient, that are complete before others, at least
+FIRST_IN_STEP = word_of(RUN, "first_in_step")
 
 
 class Flat:
@@ -73,9 +74,11 @@ class _Gradients:
         self.ends: list[int] = []
         self._flat, self._bucket_elements, self._begin, self._end = flat, bucket_elements, flat.elements, flat.elements
 
-    def mask_fields(self, i: int) -> dict[str, Any]:
-        """Fields of the record DENSE for pruned weights of parameter i: these gradients are whole."""
-        return {}
+    def tile_fields(self, i: int) -> dict[str, Any]:
+        """Fields of the record DENSE by which the gradient of parameter i, a weight, is added up over pieces."""
+        start = self._flat.starts[i]
+        assert start is not None
+        return self.tree.tile_fields(start, int(np.prod(self._flat.shapes[i])))
 
     def end_layer(self, program: PhaseList, first: int) -> None:
         """End a bucket with a layer, whose first parameter has this index, if it is large enough."""
@@ -96,6 +99,21 @@ class _Gradients:
         self.buckets.append((self._begin, self._end))
         self.ends.append(len(program.phases))
         self._end = self._begin
+
+
+class Draws(NamedTuple):
+    """Place of a row, by which dropout draws: the number of its step over the life of the optimizer, and its own there.
+
+    >>> Draws(step=3, row=64).after(10)
+    Draws(step=3, row=74)
+    """
+
+    step: int
+    row: int
+
+    def after(self, rows: int) -> Draws:
+        """Return the place so many rows further on in the step."""
+        return self._replace(row=self.row + rows)
 
 
 class Pieces:
@@ -123,6 +141,7 @@ class Pieces:
         self._step_weight = np.ones(pieces)
         if data.weights is not None:
             self._weigh(data.weights, data.order.dtype.name)
+        program.run["in_step"] = 1
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
@@ -160,27 +179,27 @@ class Pieces:
         return self._network.metrics_of(sums, rows, self._variation)
 
     def run(
-        self, order: np.ndarray, starts: np.ndarray, first: int, weight: float,
+        self, order: np.ndarray, starts: np.ndarray, draws: Draws, weight: float,
         ready: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         """Compute `gradient`, `losses` and `sums` for the pieces of a step; the gradient of an empty piece is 0.
 
-        order: (m,) numbers of the rows of all these pieces, whose rows are order[starts[i] : starts[i + 1]]. first:
-        pieces before the first of these, over the life of the optimizer, by which dropout draws. weight: number of the
+        order: (m,) numbers of the rows of all these pieces, whose rows are order[starts[i] : starts[i + 1]]. draws:
+        place of the first row, by which dropout draws. weight: number of the
         rows of the whole step, or the sum of their weights. ready: told the number of each bucket when its part of
         `gradient` is complete, which the layers below are not yet.
         """
         if not (np.diff(starts) > 0).all():
-            self._run_with_gaps(order, starts, first, weight)
+            self._run_with_gaps(order, starts, draws, weight)
         elif ready is not None and len(self.buckets) > 1 and recorder.get() is None:
-            self._run_in_segments(order, starts, first, weight, ready)
+            self._run_in_segments(order, starts, draws, weight, ready)
             return
         else:
-            self._run(order, starts, first, weight)
+            self._run(order, starts, draws, weight)
         for bucket in range(len(self.buckets) if ready else 0):
             ready(bucket)  # type: ignore[misc]
 
-    def _begin(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+    def _begin(self, order: np.ndarray, starts: np.ndarray, draws: Draws, weight: float) -> None:
         """Prepare the program for pieces none of which is empty."""
         program, count = self._program, len(starts) - 1
         for totals in (self.losses, *self.sums.values()):
@@ -190,26 +209,27 @@ class Pieces:
             self._gradients.alpha_beta[:count, 0] = np.diff(starts) / weight
         else:
             self._gradients.alpha_beta[:count, 0], self._step_weight[:] = 1, weight
-        program.begin(len(order), order, first)
+        program.begin(len(order), order, draws.step)
+        program.words[FIRST_IN_STEP] = draws.row
         program.cut_at(starts)
         self._order = order  # the program has its address
 
-    def _run(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+    def _run(self, order: np.ndarray, starts: np.ndarray, draws: Draws, weight: float) -> None:
         """Run the whole program for pieces none of which is empty."""
-        self._begin(order, starts, first, weight)
+        self._begin(order, starts, draws, weight)
         self._program.execute(0.0)
 
     def _run_in_segments(
-        self, order: np.ndarray, starts: np.ndarray, first: int, weight: float, ready: Callable[[int], None]
+        self, order: np.ndarray, starts: np.ndarray, draws: Draws, weight: float, ready: Callable[[int], None]
     ) -> None:
         """The same, with the last piece in segments, each of which completes a bucket."""
         tables, last = [self.losses, *(sums for _, sums in self.sums_by_memory())], len(starts) - 2
         before = []
         if last:
-            self._run(order[: starts[-2]], starts[:-1], first, weight)
+            self._run(order[: starts[-2]], starts[:-1], draws, weight)
             before = [table[:last].copy() for table in tables]
         begin, end = int(starts[-2]), int(starts[-1])
-        self._begin(order[begin:end], np.array([0, end - begin]), first + last, weight)
+        self._begin(order[begin:end], np.array([0, end - begin]), draws.after(begin), weight)
         self._gradients.tree.begin_with(last)
         for bucket, segment in enumerate(self._segments):
             segment["arrivals"] = 0
@@ -220,10 +240,12 @@ class Pieces:
             table[last] = table[0]
             table[:last] = own
 
-    def _run_with_gaps(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+    def _run_with_gaps(self, order: np.ndarray, starts: np.ndarray, draws: Draws, weight: float) -> None:
         """The same for a step of few rows, piece by piece."""
         tables = [self.losses, *(sums for _, sums in self.sums_by_memory())]
         kept = [np.zeros_like(table) for table in tables]
+
+        self._gradients.tree.begin_with(0, alone=True)
 
         def summed(piece: int, count: int) -> np.ndarray:
             """The sum of the gradients of pieces, in an array of its own."""
@@ -234,12 +256,13 @@ class Pieces:
             begin, end = int(starts[piece]), int(starts[piece + 1])
             if begin == end:
                 return np.zeros_like(self.gradient)
-            self._run(order[begin:end], np.array([0, end - begin]), first + piece, weight)
+            self._run(order[begin:end], np.array([0, end - begin]), draws.after(begin), weight)
             for own, table in zip(kept, tables, strict=True):
                 own[piece] = table[0]
             return self.gradient.copy()
 
         self.gradient[:] = summed(0, self.pieces)
+        self._gradients.tree.begin_with(0)
         for own, table in zip(kept, tables, strict=True):
             table[:] = own
 

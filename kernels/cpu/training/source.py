@@ -7,8 +7,10 @@ import numpy as np
 from ...sources import Source, SparseRows, through
 from ..dense.gather import stages_table
 from ..runtime.primitives import address_of
-from ..runtime.records import words_of
+from ..runtime.records import GATHER, word_of, words_of
 from ..runtime.storage import ARITHMETIC
+
+X, ROW_BYTES, ELEMENT_BYTES, STAGES = (word_of(GATHER, name) for name in ("x", "row_bytes", "element_bytes", "stages"))
 
 
 class SourceWords:
@@ -20,15 +22,16 @@ class SourceWords:
 
     def describe(self, source: Source) -> None:
         """Point to the features of a pass, which the caller keeps alive."""
-        values, fields, table = source.values, self.record[0], stages_table(source)
-        fields["stages"], self._table = address_of(table), table
+        values, words, table = source.values, self.words, stages_table(source)
+        words[STAGES], self._table = address_of(table), table
         if isinstance(values, SparseRows):
+            fields = self.record[0]
             fields["x"], fields["sparse_columns"] = address_of(values.stored), address_of(values.columns)
             fields["starts"], self._absent = address_of(values.starts), self._prepared_zeros(source)
             fields["absent"] = address_of(self._absent)
         else:
-            fields["x"] = address_of(values)
-            fields["row_bytes"], fields["element_bytes"] = values.strides
+            words[X] = address_of(values)
+            words[ROW_BYTES], words[ELEMENT_BYTES] = values.strides
 
     def _prepared_zeros(self, source: Source) -> np.ndarray:
         """The numbers of a batch where nothing is stored, (inputs,)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from ..runtime.teams import run_team
 from .phases import PhaseList
 
 TILE = 2_048  # elements that are added up while they are in the first-level cache
+IN_TILES = 16_384  # elements of a weight whose gradient is added up as it is made, at least
 
 
 def _tree_sum(T, itemsize):
@@ -54,6 +56,36 @@ def _tree_sum(T, itemsize):
     return tree_sum
 
 
+def _tree_tile(T, itemsize):
+    """The same of a tile of a gradient, rows x columns from element `first` on, which was made in cache."""
+
+    def tree_tile(g, tree, first, step, rows, columns, stride):
+        t = read(tree, TREE_SUM)
+        levels = view(t.levels, t.num_levels, np.int64)
+        # the levels that this piece completes
+        piece, completed = t.first_piece + step, 0
+        while (piece >> completed) & 1:
+            completed += 1
+        target = levels[completed] if completed < t.num_levels else t.gradient
+        for row in range(rows):
+            skip, count = (first + row * stride) * itemsize, columns
+            G, S = view(g + row * columns * itemsize, count, T), view(target + skip, count, T)
+            # the sums that wait, the smallest subtree first; the last addition goes where the sum is kept
+            for level in range(completed - 1):
+                W = view(levels[level] + skip, count, T)
+                for i in range(count):
+                    G[i] = W[i] + G[i]
+            if completed:
+                W = view(levels[completed - 1] + skip, count, T)
+                for i in range(count):
+                    S[i] = W[i] + G[i]
+            else:
+                for i in range(count):
+                    S[i] = G[i]
+
+    return tree_tile
+
+
 def _additions(T, itemsize):
     """Add arrays to others, pair after pair."""
 
@@ -77,6 +109,11 @@ def tree_sum_kernel(dtype: str) -> Kernel:
 
 
 @cache
+def tree_tile_kernel(dtype: str) -> Kernel:
+    return Kernel(_tree_tile(getattr(np, dtype), np.dtype(dtype).itemsize), f"tree_tile_{dtype}")
+
+
+@cache
 def additions_kernel(dtype: str) -> Kernel:
     return Kernel(_additions(getattr(np, dtype), np.dtype(dtype).itemsize), f"additions_{dtype}")
 
@@ -84,35 +121,51 @@ def additions_kernel(dtype: str) -> Kernel:
 class TreeSum:
     """The sum of a gradient over the pieces of a step, which one program goes through in order.
 
-    gradient: (elements,), of a piece; after the last one the sum. pieces: a power of two.
+    gradient: (elements,), of a piece; after the last one the sum. pieces: a power of two. Large weights are added up
+    tile by tile, as their products are made: through memory, sums took a quarter of a step of 1024-4096-4096-10.
     """
 
     def __init__(self, gradient: np.ndarray, pieces: int) -> None:
-        self.gradient, num_levels = gradient, pieces.bit_length() - 1
-        self.levels = [aligned_zeros(gradient.size, gradient.dtype.name) for _ in range(num_levels)]
+        self.gradient, self._num_levels = gradient, pieces.bit_length() - 1
+        self.levels = [aligned_zeros(gradient.size, gradient.dtype.name) for _ in range(self._num_levels)]
         self._records: list[np.ndarray] = []
         self._tables: list[np.ndarray] = []
+        self._in_tiles: list[tuple[int, int]] = []
+
+    def tile_fields(self, first: int, elements: int) -> dict[str, Any]:
+        """Fields of the record DENSE by which it adds up a weight's gradient, which begins at `first`, in tiles."""
+        if not self.levels or elements < IN_TILES:
+            return {}
+        self._in_tiles.append((first, first + elements))
+        tile = tree_tile_kernel(self.gradient.dtype.name).address
+        return {"tree_tile": tile, "tree": self._record(first, elements)}
 
     def add_to(self, program: PhaseList, first: int, end: int) -> None:
-        """Add the phase for gradient[first:end], behind a barrier; there is none for a single piece."""
+        """Add the phases for what is not added up in tiles of gradient[first:end], behind a barrier."""
         if not self.levels:
             return
         dtype = self.gradient.dtype
-        skip = first * dtype.itemsize
-        table = np.array([address_of(level) + skip for level in self.levels], np.int64)
+        for start, stop in [*sorted(part for part in self._in_tiles if first <= part[0] < end), (end, end)]:
+            if first < start:
+                cost = costs.tree_sum(start - first, dtype.itemsize)
+                program.add(tree_sum_kernel(dtype.name), self._record(first, start - first), barrier=False, cost=cost)
+            first = stop
+
+    def _record(self, first: int, elements: int) -> np.ndarray:
+        skip = first * self.gradient.dtype.itemsize
+        table = np.array([address_of(array) + skip for array in self.levels], np.int64)
         record = fill(
-            TREE_SUM, gradient=address_of(self.gradient) + skip, levels=table, num_levels=len(table),
-            elements=end - first,
+            TREE_SUM, gradient=address_of(self.gradient) + skip, levels=table, num_levels=self._num_levels,
+            elements=elements,
         )  # fmt: skip
         self._records.append(record)
         self._tables.append(table)
-        cost = costs.tree_sum(end - first, dtype.itemsize)
-        program.add(tree_sum_kernel(dtype.name), record, barrier=False, cost=cost)
+        return record
 
-    def begin_with(self, piece: int) -> None:
-        """Let the next run of the program begin with this piece."""
+    def begin_with(self, piece: int, alone: bool = False) -> None:
+        """Let the next run of the program begin with this piece; alone: one whose gradient is not added to others."""
         for record in self._records:
-            record["first_piece"] = piece
+            record["first_piece"], record["num_levels"] = piece, 0 if alone else self._num_levels
 
 
 class Additions:

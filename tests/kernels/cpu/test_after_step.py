@@ -66,7 +66,7 @@ def assert_close(ours, theirs, dtype):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.repeats)])
 @pytest.mark.parametrize("how", HOW, ids=str)
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
 def test_against_the_reference(limits, how, dtype):
@@ -77,7 +77,7 @@ def test_against_the_reference(limits, how, dtype):
 
 
 @pytest.mark.around_formulas
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.repeats)])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_every_rule_averages_what_it_updates(rule, dtype):
     """To the bit, step after step; parameters are those without averages."""

@@ -412,7 +412,9 @@ assert np.finfo(np.float16).smallest_subnormal > 0
 
 
 @compiled
-@pytest.mark.parametrize("layer", ["tbb", "omp", pytest.param("default", marks=pytest.mark.repeats)])
+@pytest.mark.parametrize(
+    "layer", ["tbb", *(pytest.param(name, marks=pytest.mark.repeats) for name in ("omp", "default"))]
+)
 def test_threads_of_the_layer_keep_denormals_for_others(layer):
     if layer == "omp":
         pytest.importorskip("numba.np.ufunc.omppool", exc_type=ImportError)

@@ -138,7 +138,7 @@ def test_launches_from_four_python_threads_at_once(python, layer):
     )
 
 
-@pytest.mark.parametrize("name", ["tbb", "omp"])
+@pytest.mark.parametrize("name", ["tbb", pytest.param("omp", marks=pytest.mark.repeats)])
 @compiled
 def test_beside_a_numba_function_of_the_users(python, name, tmp_path):
     if name not in _loadable():
@@ -305,8 +305,8 @@ with cpu.compiling(lambda name: heard.set()):
     ("layer", "method"),
     [
         *((name, "fork") for name in NAMES),
-        ("tbb", "spawn"),  # a spawned process is as new as any other, whatever the layer
-        *(pytest.param(name, "spawn", marks=pytest.mark.repeats) for name in (*NAMES[1:], "default")),
+        # a spawned process is as new as any other, whatever the layer
+        *(pytest.param(name, "spawn", marks=pytest.mark.repeats) for name in (*NAMES, "default")),
         pytest.param("default", "fork", marks=pytest.mark.repeats),
     ],
     indirect=["layer"],

@@ -44,7 +44,7 @@ def names_of(layers):
     return [name for layer in layers for name in parameter_shapes(layer)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.repeats)])
 @pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
 def test_networks(layers, dtype):
     """Not by Adam: the gradient of a bias below a BatchNorm is rounding alone, which Adam would divide by itself."""
@@ -123,7 +123,7 @@ def test_random_networks(data):
         compare(layers, MSE, [], "float64", "momentum", n=n, batch_size=batch_size, epochs=1, backend=cpu)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.repeats)])
 def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads):
     n, columns = (20, 70) if INTERPRETED else (700, 300)
     layers = [

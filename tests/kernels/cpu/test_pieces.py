@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from fastopt.distributed import _tree
 from fastopt.kernels import reference
-from fastopt.kernels.cpu import Additions, FlatUpdates, Network, Pieces
+from fastopt.kernels.cpu import Additions, Draws, FlatUpdates, Network, Pieces
 from fastopt.kernels.cpu.training import pieces as pieces_module
+from fastopt.kernels.cpu.training import tree_sums
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps
 
 LAYERS = [DenseSpec(5, 7, "tanh"), DenseSpec(7, 3, "relu"), DenseSpec(3, 1)]
@@ -50,7 +51,7 @@ def gradient_of(params, data, pieces, first, count, optimizer):
     program = Pieces(network, data._replace(batch_size=most), count, optimizer, 0, None)
     cuts = _tree.cut(rows, pieces)[first : first + count + 1]
     weight = rows if data.weights is None else float(data.weights.sum(dtype=np.float64))
-    program.run(data.order[cuts[0] : cuts[-1]], cuts - cuts[0], first, weight)
+    program.run(data.order[cuts[0] : cuts[-1]], cuts - cuts[0], Draws(0, int(cuts[0])), weight)
     return program.gradient.copy(), program.losses.copy(), program
 
 
@@ -74,6 +75,7 @@ def test_gradient_of_all_pieces_is_that_of_the_step(dtype, weighted):
 @settings(deadline=None)
 @given(rows=st.integers(1, 70), pieces=st.sampled_from([4, 8]), ranks=st.integers(1, 8), weighted=st.booleans())
 def test_any_division_has_the_same_bits(rows, pieces, ranks, weighted):
+    """Some pieces may have no rows."""
     ranks = min(ranks, pieces)
     params, data = case(rows, weighted=weighted)
     whole, losses, _ = gradient_of(params, data, pieces, 0, pieces, sgd(params))
@@ -86,8 +88,10 @@ def test_any_division_has_the_same_bits(rows, pieces, ranks, weighted):
     np.testing.assert_array_equal(np.concatenate([own for _, own in found]), losses)
 
 
-def test_the_sum_is_that_of_a_tree():
-    """Eight pieces of one row each are added up as a tree; a sum from left to right differs."""
+@pytest.mark.parametrize("in_tiles", [1, 22, 1000])
+def test_the_sum_is_that_of_a_tree(in_tiles, monkeypatch):
+    """Eight pieces of one row each are added up as a tree, in tiles too; a sum from left to right differs."""
+    monkeypatch.setattr(tree_sums, "IN_TILES", in_tiles)
     params, data = case(8)
     single = [gradient_of(params, data, 8, piece, 1, sgd(params))[0] for piece in range(8)]
     pairs = [single[i] + single[i + 1] for i in range(0, 8, 2)]
@@ -146,12 +150,12 @@ def test_the_last_piece_in_segments(monkeypatch):
     seen = []
     cuts = _tree.cut(37, 4)
     program.gradient[:] = 0
-    program.run(data.order, cuts, 0, 37, lambda bucket: seen.append(program.gradient.copy()))
+    program.run(data.order, cuts, Draws(0, 0), 37, lambda bucket: seen.append(program.gradient.copy()))
     for (first, _), then in zip(program.buckets, seen, strict=True):
         np.testing.assert_array_equal(then[first:], wanted[first:])
     assert (seen[0][:42] != wanted[:42]).any()
     np.testing.assert_array_equal(program.gradient, wanted)
     np.testing.assert_array_equal(program.losses, losses)
     # and the next step is not disturbed
-    program.run(data.order, cuts, 0, 37)
+    program.run(data.order, cuts, Draws(0, 0), 37)
     np.testing.assert_array_equal(program.gradient, wanted)

@@ -32,6 +32,8 @@ from fastopt.kernels.spec import DenseSpec, DropoutSpec
 KINDS = ["float32", "float64", "float16", "bfloat16"]
 SIZES = [(1, 1, 1), (2, 3, 5), (5, 1, 1), (1, 7, 8), (4, 8, 16), (33, 17, 65), (9, 5, 130), (3, 129, 2)]
 EVERY, NONE = frozenset(APPLIED), frozenset()
+# Those that are tried with every activation; two of them in a quick run, one of 32 bits and one of 16.
+OFTEN = [k if k in ("float32", "bfloat16") else pytest.param(k, marks=pytest.mark.repeats) for k in KINDS]
 
 
 def activated(name, z):
@@ -94,7 +96,7 @@ def check_forward(layer, activation, bias, keep, fused, supported=known):
     return plan
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OFTEN)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_forward(activation, kind):
     for sizes, bias, keep, fused, gaps in itertools.product(
@@ -249,7 +251,7 @@ def check_backward(layer, activation, wanted, supported=known):
     return plan
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OFTEN)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_backward(activation, kind):
     for (rows, inputs, outputs), gaps in itertools.product(SIZES, (True, False)):
@@ -323,7 +325,7 @@ def carried_out(specs, plans, rng):
         dy = dx
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OFTEN)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_networks(activation, kind):
     for rows, bias, fused, last in itertools.product((1, 6, 33), (True, False), (EVERY, NONE, None), (1, 10)):

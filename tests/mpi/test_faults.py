@@ -38,6 +38,18 @@ def error_of(model, x=x, y=y, **options):
 DIFFERENCES = (
     PROGRAM
     + """
+class Every(fo.Callback):
+    def __init__(self, steps):
+        self.every_steps = steps
+
+class Faster(fo.Callback):
+    def on_epoch_end(self, model, epoch, logs):
+        model.optimizer.param_groups[0]["lr"] *= 1 + rank
+
+class Moves(fo.Callback):
+    def on_epoch_end(self, model, epoch, logs):
+        model.set_weights([w + rank for w in model.get_weights()])
+
 tell([
     error_of(model(seed=rank)),
     error_of(model(), epochs=1 + rank),
@@ -50,6 +62,11 @@ tell([
     error_of(model(), np.where((np.arange(300) == 7)[:, None] & (rank == 1), np.nan, x)),
     error_of(model(), epochs=0),
     error_of(model()),
+    error_of(model(), callbacks=[fo.EarlyStopping("loss", patience=1 + rank)]),
+    error_of(model(), callbacks=[Every(1 + rank)]),
+    error_of(model(), epochs=2, callbacks=[Faster()]),
+    error_of(model(), epochs=2, callbacks=[Moves()]),
+    error_of(model(), reduction="fast" if rank else "fixed"),
 ])
 """
 )
@@ -62,7 +79,7 @@ def test_ranks_that_do_not_begin_alike_are_told_so():
     told = [
         "seed is 0 on rank 0 and 1 on rank 1", "epochs is 1 on rank 0 and 2 on rank 1",
         "batch_size is 32 on rank 0 and 64 on rank 1", "options of the optimizer is ", "x is float32 of shape",
-        "y is ", "weights of the rows is ", "rows is uint32 of shape (300,)",
+        "y is ", "weights of the rows is ", "numbers of the rows is uint32 of shape (300,)",
     ]  # fmt: skip
     for i, words in enumerate(told):
         assert first[i] == second[i]
@@ -74,6 +91,17 @@ def test_ranks_that_do_not_begin_alike_are_told_so():
     # one of all is theirs
     assert first[9] == second[9] == "ValueError: epochs must be at least 1; got 0"
     assert first[10] == second[10] == "none"
+    # callbacks
+    alike = "ValueError: all ranks must begin alike: "
+    train = "ValueError: all ranks must train alike, and callbacks do"
+    assert first[11] == second[11]
+    assert first[11].startswith(f'{alike}callbacks is ["EarlyStopping ')
+    assert first[12] == second[12] == f"{alike}every_steps of the callbacks is [1] on rank 0 and [2] on rank 1"
+    assert first[13] == second[13]
+    assert first[13].startswith(f"{train} the same on all: learning rate is 0.01 on rank 0 and 0.02 on rank 1")
+    assert first[14] == second[14]
+    assert first[14].startswith(f"{train} the same on all: sum over the weights is ")
+    assert first[15] == second[15] == f"{alike}reduction is fixed on rank 0 and fast on rank 1"
 
 
 DYING = (
@@ -86,8 +114,8 @@ class End(fo.Callback):
             if sys.argv[1] == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("no more")
-        if rank == 0 and step == 5:
-            print("began", time.time(), flush=True)
+        if rank == 1 and step == 5:
+            print(f"began {time.time()} {os.getpid()}\\n", end="", flush=True)
 model().fit(x, y, epochs=10**6, batch_size=16, distributed="mpi", verbose=0, callbacks=[End()],
     checkpoint=sys.argv[2], checkpoint_every=1)
 """
@@ -103,16 +131,48 @@ def test_a_rank_that_dies_ends_the_job(how, tmp_path):
     job = helpers_mpi.start(2, "-c", TELL + DYING, how, str(path))
     status, out, err = helpers_mpi.finish(job, 60)
     assert status != 0
-    began = float(next(line for line in out.splitlines() if line.startswith("began")).split()[1])
-    assert time.time() - began < 10
+    began, process = next(line for line in out.splitlines() if line.startswith("began")).split()[1:]
+    assert time.time() - float(began) < 10
     if how == "raises":
         assert "fastopt: rank 1 of 2 failed: ValueError: no more; the job ends" in err
     else:
-        assert "rank 1" in err + out
+        assert "rank 1" in err + out or f"PID {process} " in err + out  # of Open MPI, of MPICH
     model = fo.load_model(path)
     assert np.isfinite(model.parameters[0]).all()
     assert model.optimizer.steps in (9, 10)
     assert sorted(os.listdir(tmp_path)) == ["model.ckpt", "model.ckpt.previous"]
+
+
+ENDING = (
+    PROGRAM
+    + """
+if rank == 1 and sys.argv[1] == "raises":
+    raise FileNotFoundError("data.csv")
+if rank == 1 and sys.argv[1] == "ends":
+    sys.exit(0)
+model().fit(x, y, distributed="mpi", verbose=0)
+if rank == 1 and sys.argv[1] == "raises later":
+    raise FileNotFoundError("data.csv")
+model().fit(x, y, distributed="mpi", verbose=0)
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+@pytest.mark.parametrize("how", ["raises", "ends", "raises later"])
+def test_a_rank_that_does_not_come_to_fit_ends_the_job(how):
+    """The others would wait for it in a call of MPI."""
+    begun = time.monotonic()
+    status, _, err = helpers_mpi.finish(helpers_mpi.start(2, "-c", TELL + ENDING, how), 60)
+    assert status != 0
+    assert time.monotonic() - begun < 30  # 5 of which a rank that fails waits for the others to fail as well
+    if how == "ends":
+        assert "fastopt: rank 1 of 2 has ended, and rank 0 waits for it to train together; the job ends" in err
+    else:
+        assert "fastopt: rank 1 of 2 failed: FileNotFoundError: data.csv; the job ends" in err or (
+            "fastopt: rank 1 of 2 has ended, and rank 0 waits for it" in err
+        )
 
 
 INTERRUPTED = (
@@ -200,6 +260,7 @@ def test_what_is_missing_is_named(monkeypatch):
         ({"wire_dtype": "bfloat16"}, 'wire_dtype=\'bfloat16\' is for distributed="mpi"'),
         ({"distributed": "mpi", "wire_dtype": "float16"}, "wire_dtype"),
         ({"distributed": "mpi", "rows": "mine"}, "rows"),
+        ({"distributed": "mpi", "reduction": "fast", "wire_dtype": "bfloat16"}, 'goes with reduction="fixed"'),
         ({"distributed": "mpi", "rows": "local", "checkpoint": "x"}, "use a callback such as ModelCheckpoint"),
         ({"distributed": "mpi", "rows": "local", "validation_split": 0.5}, "use validation_data"),
         ({"distributed": "mpi", "rows": "local", "accumulate": 2}, "use a larger batch_size"),
