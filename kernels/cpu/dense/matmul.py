@@ -9,8 +9,8 @@ does not cost more than a copy:
         for a strip of columns      of B and C, as wide as a tile: it stays in the first-level cache
           for a tile of rows        the first tile copies the strip of B that it reads, later ones read the copy
 
-The last strip has the columns that are left. Where they fill no half of a vector, and A is transposed, so that the rows
-of C are neighbours in it, vectors are along those rows instead.
+The last strip has the columns that are left. Where they are four or more and fill half of a vector at most, and A is
+transposed, so that the rows of C are neighbours in it, vectors are along those rows instead.
 
 Every element of C is summed in the same order, whatever the tiles: block by block of products, whose size depends on k
 alone. So bits depend neither on threads nor on the processor.
@@ -32,6 +32,7 @@ from ..runtime.processors import VectorUnit, microarchitecture, vector_unit
 from .tiles import copy_of, stack_of, tile_of, transpose_of
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
+FEW = 4  # columns that are multiplied as rows where A is transposed
 DEPTH, DEPTH_UNIT = 256, 16  # most products of a block, and their unit: the squares in which a transposed B is packed
 PACKED_BYTES = 98_304  # of a block of A
 NEVER = 1 << 62
@@ -97,47 +98,33 @@ def _strip(T: Any, unit: VectorUnit, vectors: int, whole: bool) -> Callable[...,
 
 
 def _few_columns(T: Any, unit: VectorUnit) -> Callable[..., None]:
-    """The product for a strip of few columns, made as C' = B' A' of an A whose rows are neighbours in memory.
+    """The product for a strip of at least four columns, made as C' = B' A' of an A whose rows are neighbours in memory.
 
     With vectors along the columns, 4 columns of 784 x 100 are multiplied as if they were 16, and tiles of one vector
     wait for the loads of A: dw of 56 x 100 over 200 rows ran at 216 GFLOP/s for float32 where 56 x 96 ran at 250.
     """
     lanes, itemsize = unit.lanes(np.dtype(T).itemsize), np.dtype(T).itemsize
-    vectors = unit.tile_rows * unit.tile_vectors // 4  # as many sums as the other tiles have
+    vectors = unit.tile_rows * unit.tile_vectors // FEW  # as many sums as the other tiles have
     width = vectors * lanes
     row_bytes = width * itemsize
-    four, two, one = (tile_of(T, unit, rows, vectors, False) for rows in (4, 2, 1))
-    tile_stack = stack_of(4 * row_bytes)
-
-    @register_jitable
-    def add_transposed(source, c, c_row, rows, columns, add):
-        """C (rows, columns) = source', or C + source'."""
-        for i in range(rows):
-            target = view(c + i * c_row, columns, T)
-            for j in range(columns):
-                value = view(source + j * row_bytes + i * itemsize, 1, T)[0]
-                target[j] = target[j] + value if add else value
+    tile, tile_stack = tile_of(T, unit, FEW, vectors, False), stack_of(FEW * row_bytes)
 
     @register_jitable
     def few_columns(alpha, m, a, a_step, b, b_step, c, c_row, depth, columns, add):
         transposed = tile_stack()
         for i in range(0, m, width):
-            # a group of rows of C, by four of its columns, two and one
-            rows, from_a, to, j = min(width, m - i), a + i * itemsize, c + i * c_row, 0
-            while columns - j >= 4:
-                from_b = b + j * itemsize
-                four(alpha, from_b, itemsize, b_step, from_a, a_step, transposed, row_bytes, depth, rows, 0, 0)
-                add_transposed(transposed, to + j * itemsize, c_row, rows, 4, add)
-                j += 4
-            if columns - j >= 2:
-                from_b = b + j * itemsize
-                two(alpha, from_b, itemsize, b_step, from_a, a_step, transposed, row_bytes, depth, rows, 0, 0)
-                add_transposed(transposed, to + j * itemsize, c_row, rows, 2, add)
-                j += 2
-            if j < columns:
-                from_b = b + j * itemsize
-                one(alpha, from_b, itemsize, b_step, from_a, a_step, transposed, row_bytes, depth, rows, 0, 0)
-                add_transposed(transposed, to + j * itemsize, c_row, rows, 1, add)
+            # a group of rows of C, by four of its columns; the last four begin among those that are done
+            rows, from_a, done = min(width, m - i), a + i * itemsize, 0
+            while done < columns:
+                first = min(done, columns - FEW)
+                from_b = b + first * itemsize
+                tile(alpha, from_b, itemsize, b_step, from_a, a_step, transposed, row_bytes, depth, rows, 0, 0)
+                for r in range(rows):
+                    target = view(c + (i + r) * c_row, columns, T)
+                    for j in range(done, first + FEW):
+                        value = view(transposed + (j - first) * row_bytes + r * itemsize, 1, T)[0]
+                        target[j] = target[j] + value if add else value
+                done = first + FEW
 
     return few_columns
 
@@ -271,7 +258,7 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
                         last_strip(
                             alpha, rows, from_a, row, step, tile, strip_copy, to, c_row, depth, columns, add, c_tile
                         )
-                    elif 2 * columns <= lanes and rows > 2 * tile_rows and row == itemsize == tile:
+                    elif FEW <= columns <= lanes // 2 and rows > 2 * tile_rows and row == itemsize == tile:
                         few_columns(alpha, rows, from_a, step, from_b, b_step, to, c_row, depth, columns, add)
                     elif columns <= lanes:
                         narrow(alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0)
