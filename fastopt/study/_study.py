@@ -126,7 +126,7 @@ def run(data: Data, grid: Grid, options: Options) -> StudyResult:
     task = data.task
     return StudyResult(
         grid, data.shape, task.rows, len(data.y_test), task.is_classification, journal.runs, journal.timings,
-        name_of_machine(task.backend), header,
+        name_of_machine(task.backend), header, data.constant_error,
     )  # fmt: skip
 
 
