@@ -487,6 +487,23 @@ def test_json_has_everything(result):
     assert {verdict["kind"] for verdict in found["verdicts"]} <= {"fits", "underfits", "overfits", "unfinished"}
 
 
+def test_settings_that_are_no_json_are_kept_by_their_words(tmp_path):
+    settings = {"lr": fo.schedules.Cosine(0.1, 9), "betas": (0.8, np.float32(0.5))}
+    options = {"layers": [2, 3], "shares": [1.0], "epochs": 1, "seeds": 1, "settings": settings, **QUICK}
+    x, y = clouds(60)
+    stored = {"storage": str(tmp_path / "study.jsonl")}
+    found = study(x, y, **options, **stored)
+    assert json.loads(json.dumps(found.to_dict()))["data"]["settings"] == {
+        "lr": repr(settings["lr"]), "betas": [0.8, 0.5],
+    }  # fmt: skip
+    size = (tmp_path / "study.jsonl").stat().st_size
+    study(x, y, **options, **stored, resume=True)
+    assert (tmp_path / "study.jsonl").stat().st_size == size
+    other = {**settings, "lr": fo.schedules.Cosine(0.2, 9)}
+    with pytest.raises(ValueError, match="is of another study: its settings"):
+        study(x, y, **{**options, "settings": other}, **stored, resume=True)
+
+
 def test_the_table_has_a_line_for_every_size_and_share(result):
     lines = str(result).partition("\n\n")[0].splitlines()
     assert len(lines) == 10
@@ -514,6 +531,9 @@ def test_the_table_has_a_line_for_every_size_and_share(result):
         ({"test_split": 1.0}, ValueError, "test_split must be in [0, 1)"),
         ({"test_data": (np.zeros((4, 5)), np.full(4, 7))}, ValueError, "labels of test_data must be among those of y"),
         ({"test_data": (np.zeros((4, 2)), np.zeros(4))}, ValueError, "test_data must be x (n, 5)"),
+        ({"test_data": (np.zeros((0, 5)), np.zeros(0, int))}, ValueError, "(of the rows to test on)"),
+        ({"test_data": (np.full((4, 5), np.nan), np.zeros(4, int))}, ValueError, "x must be finite; got nan at index"),
+        ({"test_data": (np.zeros((4, 5)), np.zeros((4, 2), int))}, ValueError, "(of the rows to test on)"),
         ({"settings": {"layers": [3]}}, ValueError, "layers must be an argument of study"),
         ({"settings": {"epochs": 3}}, ValueError, "epochs must be an argument of study"),
         ({"settings": {"momentum": 0.9}}, ValueError, "got 'momentum'"),

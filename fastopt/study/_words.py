@@ -25,7 +25,7 @@ def time_words(result: Findings) -> list[str]:
     model = result.time
     terms = " + ".join(
         f"{term.coefficient.value:.3g}" + (f" x {term.name}" if term.name != "fit" else "") for term in model.terms
-    )
+    ).replace("+ -", "- ")
     typical = 100 * sorted(abs(model.errors))[len(model.errors) // 2]
     sentences = [f"Time: seconds = {terms}; R2 {model.r2:.4f}, median error {typical:.2g} %."]
     worst = model.worst_held_out()
