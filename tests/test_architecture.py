@@ -44,7 +44,7 @@ KERNELS = {
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
-    "cuda/dense": "cuda/runtime formulas metrics spec costs profile",
+    "cuda/dense": "cuda/runtime formulas metrics sources spec costs profile",
     "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs profile",
     "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas sources spec scalars costs metrics profile"
     " epochs interrupts",
