@@ -206,7 +206,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
         shuffle: bool | str = True,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         verbose: int | str = "auto",
         initial_epoch: int = 0,
         nan: str = "raise",
@@ -262,7 +262,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           "blocks" is for a memory map beyond memory: blocks of neighbouring rows, 1 MB of x each, come
                           in random order, and within every 64 blocks rows are mixed, so that 64 MB of the file are
                           read at a time, a block in one go (`fastopt.kernels.spec.Shuffle` has the formula)
-        callbacks         a sequence of `Callback`
+        callbacks         a `Callback`, a sequence of them, or None
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: with a loaded model, `epochs=10,
                           initial_epoch=model.epochs_done` continues to the tenth, bit for bit as without interruption
@@ -354,10 +354,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         may predict at once.
         """
         options = FitOptions(
-            epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
-            accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
-            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
-            shard_states, wire_dtype, rows,
+            epochs, batch_size, validation_split, validation_data, shuffle, training.listed(callbacks), verbose,
+            initial_epoch, nan, accumulate, standardize_targets, sample_weight, class_weight, drop_last,
+            steps_per_epoch, validation_freq, max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment,
+            pruning, distributed, reduction, shard_states, wire_dtype, rows,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
             if options.distributed is not None:
