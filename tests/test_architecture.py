@@ -73,7 +73,8 @@ FASTOPT = {
     "preprocessing": "_frames _frozen _validation kernels/sources",
     "activations": "_definitions _validation kernels/definitions kernels/formulas kernels/spec",
     "functional": "_backends _validation activations kernels/formulas",
-    "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
+    "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/language"
+    " kernels/spec",
     "losses": "_backends _definitions _loss_definition _validation kernels/formulas kernels/spec",
     "regularizers": "_validation",
     "averaging": "_validation",

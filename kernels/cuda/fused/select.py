@@ -94,6 +94,8 @@ def choose(
         return None
     if net.tf32 or net.compute != net.dtype:
         return None
+    if net.loss is not None and LOSSES[net.loss.name].factor is not None:
+        return None
     kind = kind_of(net, layers, rule, labels)._replace(x=layout)
     records = lay_out(kind, layers, batch, max_bytes)
     if records is None or (setting != "1" and not pays_off(net, layers, batch, _bytes_outside(kind, layers, records))):
