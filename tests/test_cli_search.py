@@ -73,9 +73,16 @@ def test_the_command_trains_the_network_of_the_search(searched):
     ours.build(theirs.inputs)
     assert [repr(layer) for layer in theirs.layers] == [repr(layer) for layer in ours.layers]
     assert repr(theirs.optimizer) == repr(ours.optimizer)
+    assert args.epochs == result.best_epochs
     assert all((a == b).all() for a, b in zip(theirs.parameters, ours.parameters, strict=True))
     assert list(theirs.classes) == list(ours.classes)
     assert len(experiment.x) == task.rows
+
+
+def test_the_command_trains_for_the_epochs_by_which_patience_chose(searched):
+    _, _, _, result, out = searched("--trials", 1, "--lr", "0.2:0.3", "--layers", "5", "--patience", 1, "--epochs", 40)
+    args = parser().parse_args(shlex.split(out.splitlines()[-1])[1:])
+    assert args.epochs == result.best_epochs == round(sum(result.best.epochs) / len(result.best.epochs)) < 40
 
 
 def test_numbers(searched, tmp_path):
@@ -153,8 +160,12 @@ def test_a_database_and_resume(run, fruit, tmp_path):
         (("--validation-split", 0.2), "search validates by --cv"),
         (("--threads", 1), "--threads is for the compiled kernels"),
         (("--resume",), "resume goes on with a study of a storage"),
-        (("--lr", "1:0.1"), "argument --lr: must be a number, a list such as"),
-        (("--lr", "0:0.1"), "argument --lr: must be a number, a list such as"),
+        (("--lr", "1:0.1"), "argument --lr: must be a range LOW:HIGH, or LOW:HIGH:N, with LOW below HIGH; got '1:0.1'"),
+        (
+            ("--lr", "0:0.1"),
+            "argument --lr: must be a range above 0, as numbers are drawn by their logarithms; got '0:",
+        ),
+        (("--lr", "x:0.1"), "argument --lr: must be a number, a list such as"),
         (("--batch-size", "1.5"), "argument --batch-size: must be whole numbers: a number"),
         (("--optimizer", "adam,adem"), "argument --optimizer: must be among"),
         (("--layers", "3,x"), "argument --layers: must be widths of hidden layers"),

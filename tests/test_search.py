@@ -129,6 +129,11 @@ def test_patience_ends_a_training_and_takes_its_best_epoch(flowers):
     )
     assert result.best.scores == tuple(map(max, figures))
     assert max(map(len, figures)) < 30
+    assert result.best.epochs == tuple(list(fold).index(max(fold)) + 1 for fold in figures)
+    assert result.best_epochs == round(np.mean(result.best.epochs))
+    model = result.fit(x, y)
+    assert len(model.history.epochs) == result.best_epochs
+    assert len(result.fit(x, y, epochs=2).history.epochs) == 2
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -273,8 +278,16 @@ def test_trials_that_diverge_are_told_from_others(numbers):
     result = search(x, y, space, sampler="grid", cv=2, prune=False, backend="numpy", epochs=9)
     assert {outcome.settings["lr"]: outcome.state for outcome in result.outcomes} == {0.01: "complete", 1e9: "pruned"}
     alone = search(x, y, {**space, "lr": [1e9]}, sampler="grid", cv=2, backend="numpy", epochs=9)
-    with pytest.raises(ValueError, match="none of 1 trials came to its end"):
+    with pytest.raises(ValueError, match="none of 1 trial came to its end"):
         alone.best  # noqa: B018
+
+
+@pytest.mark.parametrize("options", [{"prune": True}, {"prune": False}, {"prune": False, "patience": 3}])
+def test_an_accuracy_of_weights_that_diverged_is_no_score(flowers, options):
+    x, y = flowers
+    space = {"lr": [0.01, 1e30], "optimizer": "sgd", "layers": (4,)}
+    result = search(1e3 * x, y, space, sampler="grid", cv=2, backend="numpy", epochs=3, **options)
+    assert {outcome.settings["lr"]: outcome.state for outcome in result.outcomes} == {0.01: "complete", 1e30: "pruned"}
 
 
 # ---------------------------------------------------------------- databases
@@ -297,10 +310,14 @@ def test_a_study_goes_on_and_others_are_told(flowers, tmp_path):
     others = {
         "space": ({**space, "lr": (1e-3, 1.0)}, {}), "folds": (space, {"cv": 3}), "epochs": (space, {"epochs": 3}),
         "seed": (space, {"seed": 1}), "standardize": (space, {"standardize": True}),
+        "dtype": (space, {"dtype": "float64"}), "patience": (space, {"patience": 2}),
     }  # fmt: skip
     for name, (other, options) in others.items():
         with pytest.raises(ValueError, match=f"is of another search: its {name} is"):
             search(x, y, other, trials=6, resume=True, **{**stored, **options})
+    for features, targets in ((x + 1, y), (x, np.roll(y, 1)), (x[:, ::-1], y)):
+        with pytest.raises(ValueError, match="is of another search: its data is"):
+            search(features, targets, space, trials=6, resume=True, **stored)
     assert len(search(x, y, space, trials=2, name="second", **stored).outcomes) == 2
 
 
@@ -396,6 +413,7 @@ REFUSALS = [
     ({"lr": [0.1]}, {"trials": 0}, "trials must be at least 1"),
     ({"lr": [0.1]}, {"jobs": 0}, "jobs must be at least 1"),
     ({"lr": [0.1]}, {"cv": 0}, "cv must be at least 1"),
+    ({"lr": [0.1]}, {"cv": 5000}, r"cv must split the \d+ rows; got 5000: .*n_splits"),
     ({"lr": [0.1]}, {"resume": True}, "resume goes on with a study of a storage"),
     ({"lr": [0.1]}, {"monitor": "loss"}, "monitor must be a figure of the validation, such as val_accuracy"),
     ({"lr": [0.1]}, {"monitor": "val_nothing"}, "nothing"),

@@ -115,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
     data = train_data.load(args)
     task = train_data.task(args, data)
     result = _search.run(task, {"epochs": options.epochs, **space}, options)
-    command = _command(args, result.best_settings, {"epochs": options.epochs, "layers": (64, 32), "batch_size": 32})
+    settings = {**result.best_settings, "epochs": result.best_epochs}
+    command = _command(args, settings, {"epochs": options.epochs, "layers": (64, 32), "batch_size": 32})
     if args.quiet:
         print(command)
         return 0

@@ -42,8 +42,10 @@ def _number(text: str, whole: bool) -> float:
 def _range(text: str, is_logarithmic: bool, whole: bool) -> Any:
     first, second, *rest = text.split(":")
     low, high = _number(first, whole), _number(second, whole)
-    if not low < high or len(rest) > 1 or (is_logarithmic and low <= 0):
-        raise ValueError
+    if not low < high or len(rest) > 1:
+        raise ArgumentTypeError(f"must be a range LOW:HIGH, or LOW:HIGH:N, with LOW below HIGH; got {text!r}")
+    if is_logarithmic and low <= 0:
+        raise ArgumentTypeError(f"must be a range above 0, as numbers are drawn by their logarithms; got {text!r}")
     if not rest:
         return low, high
     count = int(rest[0])

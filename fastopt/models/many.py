@@ -169,10 +169,11 @@ def _rows(rows: Any, count: int) -> list[np.ndarray | None]:
             found.append(None)
             continue
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not len(numbers):
-            raise ValueError(f"rows[{i}] must be whole numbers (m,), m at least 1; got {describe(some)}")
-        if numbers.min() < 0:
-            raise ValueError(f"rows[{i}] must be numbers of rows, from 0; got {numbers.min()}")
-        most = int(numbers.max()) + 1
+            hint = ": give np.flatnonzero of it" if numbers.dtype == bool else ""
+            raise ValueError(f"rows[{i}] must be whole numbers (m,), m at least 1; got {describe(some)}{hint}")
+        least, most = int(numbers.min()), int(numbers.max()) + 1
+        if least < 0 or most > 1 << 63:  # int64 would wrap around
+            raise ValueError(f"rows[{i}] must be numbers of rows, from 0; got {least if least < 0 else most - 1}")
         found.append(np.ascontiguousarray(numbers, row_numbers(0).dtype if most <= 1 << 32 else np.int64))
     return found
 

@@ -30,4 +30,8 @@ def folds_of(task: Task, cv: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     else:
         several = splitters.StratifiedKFold if stratified else splitters.KFold
         splitter = several(int(cv), shuffle=True, random_state=task.seed)
-    return [(np.asarray(train), np.asarray(test)) for train, test in splitter.split(np.empty((task.rows, 0)), task.y)]
+    try:
+        found = list(splitter.split(np.empty((task.rows, 0)), task.y))
+    except ValueError as error:
+        raise ValueError(f"cv must split the {task.rows} rows; got {cv}: {error}") from error
+    return [(np.asarray(train), np.asarray(test)) for train, test in found]

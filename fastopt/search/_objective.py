@@ -55,7 +55,10 @@ class Objective:
         if self._trains_together:
             scores = self._scores(settings)
         else:
-            scores = [self._score(trial, settings, number, *rows) for number, rows in enumerate(self._folds)]
+            found = [self._score(trial, settings, number, *rows) for number, rows in enumerate(self._folds)]
+            scores = [score for score, _ in found]
+            if self._options.patience is not None:
+                trial.set_user_attr("epochs", [epochs for _, epochs in found])
         trial.set_user_attr("scores", scores)
         return float(np.mean(scores))
 
@@ -89,8 +92,10 @@ class Objective:
     def _fit_options(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {"epochs": self._options.epochs, **{name: settings[name] for name in FIT if name in settings}}
 
-    def _score(self, trial: Any, settings: dict[str, Any], fold: int, train: np.ndarray, test: np.ndarray) -> float:
-        """The figure of the last epoch, or the best one where patience ends the training."""
+    def _score(
+        self, trial: Any, settings: dict[str, Any], fold: int, train: np.ndarray, test: np.ndarray
+    ) -> tuple[float, int]:
+        """The figure of the last epoch, or the best one where patience ends the training; and the epoch's number."""
         # steps of folds do not overlap, so that the pruner compares the same epoch of the same fold
         reported: Any = trial if self._options.prune else _Unpruned()
         callbacks: list[Callback] = [PruningCallback(reported, self._monitor, fold * self._most_epochs)]
@@ -103,8 +108,9 @@ class Objective:
         )  # fmt: skip
         figures = history[self._monitor]
         if self._options.patience is None:
-            return figures[-1]
-        return max(figures) if rises(self._monitor.removeprefix("val_")) else min(figures)
+            return figures[-1], len(figures)
+        best = max(figures) if rises(self._monitor.removeprefix("val_")) else min(figures)
+        return best, list(figures).index(best) + 1
 
 
 class _Unpruned:

@@ -19,8 +19,8 @@ class PruningCallback(MonitorCallback):
              maximizes, for pruners compare it among trials
     first    epochs that the trial has reported before, such as those of other folds: epoch e is step first + e
 
-    `fit` then raises `optuna.TrialPruned`, which is to leave the objective. So it does for a figure that is NaN or
-    infinite. Epochs without validation (`validation_freq`) report nothing.
+    `fit` then raises `optuna.TrialPruned`, which is to leave the objective. So it does for a figure, or a loss of the
+    training, that is NaN or infinite. Epochs without validation (`validation_freq`) report nothing.
 
     >>> import optuna, numpy as np, fastopt as fo
     >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
@@ -44,11 +44,12 @@ class PruningCallback(MonitorCallback):
         self._trial, self._first = trial, check_count("first", first, least=0)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
+        for name in ("loss", self.monitor):  # an accuracy is finite where the weights are not
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise optuna.TrialPruned(f"{name} is {logs[name]:g} in epoch {epoch}")
         if self.monitor not in logs:
             return
         value = float(logs[self.monitor])
-        if not math.isfinite(value):
-            raise optuna.TrialPruned(f"{self.monitor} is {value:g} in epoch {epoch}")
         self._trial.report(value, self._first + epoch)
         if self._trial.should_prune():
             raise optuna.TrialPruned(f"given up after epoch {epoch}, with a {self.monitor} of {value:.4g}")

@@ -21,6 +21,7 @@ class Outcome(NamedTuple):
     score   mean over the folds; of a trial that was given up the last figure that it reported, or None
     scores  of each fold
     state   "complete" or "pruned"
+    epochs  of a search with patience: number of the epoch whose figure is the score, of each fold
     """
 
     number: int
@@ -29,6 +30,7 @@ class Outcome(NamedTuple):
     settings: dict[str, Any]
     state: str
     seconds: float
+    epochs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +66,15 @@ class SearchResult:
         seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
         scores = tuple(trial.user_attrs.get("scores", ()))
         settings = self.space.settings_of(trial.params)
-        return Outcome(trial.number, score, scores, settings, trial.state.name.lower(), seconds)
+        epochs = tuple(trial.user_attrs.get("epochs", ()))
+        return Outcome(trial.number, score, scores, settings, trial.state.name.lower(), seconds, epochs)
 
     @property
     def best(self) -> Outcome:
         """The best trial; ValueError if none came to its end."""
         outcomes = self.outcomes
         if not outcomes or outcomes[0].state != "complete":
-            raise ValueError(f"none of {len(outcomes)} trials came to its end: smaller learning rates may help")
+            raise ValueError(f"none of {_trials(outcomes)} came to its end: smaller learning rates may help")
         return outcomes[0]
 
     @property
@@ -84,12 +87,23 @@ class SearchResult:
         """Score of the best trial: the mean of `monitor` over the folds."""
         return float(self.best.score or 0.0)
 
+    @property
+    def best_epochs(self) -> int:
+        """Epochs to train the best settings for: those of the search, or with patience their mean over the folds."""
+        best = self.best
+        if best.epochs:
+            return round(sum(best.epochs) / len(best.epochs))
+        return int(best.settings.get("epochs", self.fit_options["epochs"]))
+
     def fit(self, x: Any, y: Any, **options: Any) -> Sequential:
-        """Return a new model of the best settings, trained on these rows; options are further ones of `fit`."""
+        """Return a new model of the best settings, trained on these rows for `best_epochs`.
+
+        options: further ones of `Sequential.fit`, such as other epochs.
+        """
         settings = self.best_settings
         model: Sequential = self.build(settings)
         chosen = {name: settings[name] for name in FIT if name in settings}
-        model.fit(x, y, **{**self.fit_options, **chosen, **options})
+        model.fit(x, y, **{**self.fit_options, **chosen, "epochs": self.best_epochs, **options})
         return model
 
     def table(self, most: int = SHOWN) -> str:
@@ -104,13 +118,17 @@ class SearchResult:
             end = f"{outcome.seconds:.2g}" if outcome.state == "complete" else "pruned"
             rows.append([str(outcome.number), score, spread, *settings, end])
         pruned = sum(outcome.state == "pruned" for outcome in outcomes)
-        return f"{aligned(rows)}\n{len(outcomes)} trials, {pruned} of them pruned"
+        return f"{aligned(rows)}\n{_trials(outcomes)}, {pruned} of them pruned"
 
     def __str__(self) -> str:
         return self.table()
 
     def __repr__(self) -> str:
-        return f"SearchResult({len(self.outcomes)} trials of {', '.join(self.space.free)})"
+        return f"SearchResult({_trials(self.outcomes)} of {', '.join(self.space.free)})"
+
+
+def _trials(outcomes: list[Outcome]) -> str:
+    return f"{len(outcomes)} trial{'s' * (len(outcomes) != 1)}"
 
 
 def _shown(value: Any) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
+import zlib
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from .._metrics import rises
 from .._task import Task
@@ -13,6 +16,7 @@ from ._options import Options
 from ._optuna import optuna
 from ._space import Space
 
+DIGESTED = 1000  # rows of the features, at most, by which data are told from others
 ATTEMPTS = 3  # to open a database
 MADE_TWICE = ("already exists", "alembic_version")  # words of errors: a table, or the row of its version
 FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -117,16 +121,28 @@ def open_study(task: Task, space: Space, options: Options, monitor: str, grid: A
     this = {
         "space": space.describe(), "monitor": monitor, "rows": task.rows, "loss": task.loss, "epochs": options.epochs,
         "folds": [len(folds), len(train), len(test)], "seed": task.seed, "standardize": task.standardize,
+        "dtype": task.dtype, "patience": options.patience, "data": _digest(task, folds),
     }  # fmt: skip
     before = study.user_attrs.get("search")
     if before is None:
         study.set_user_attr("search", this)
     for name, value in (before or {}).items():
-        if this.get(name) != value:
+        if name in this and this[name] != value:
             raise ValueError(
                 f"the study {options.name!r} is of another search: its {name} is {value}, not {this.get(name)}"
             )
     return study
+
+
+def _digest(task: Task, folds: list[Any]) -> str:
+    """Checksum of the targets, the rows of the folds and the first features, by which other data are told."""
+    first = task.of(np.arange(min(task.rows, DIGESTED)))[0]
+    first = first.toarray() if hasattr(first, "toarray") else first
+    parts = [task.y, np.asarray(first), *(rows for fold in folds for rows in fold)]
+    found = 0
+    for part in parts:
+        found = zlib.crc32((part.astype(str) if part.dtype == object else part).tobytes(), found)
+    return f"{found:08x}"
 
 
 def _sampler(options: Options, grid: Any, seed: int | None) -> Any:

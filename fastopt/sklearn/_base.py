@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -22,8 +21,8 @@ from ..layers import Dense, Dropout
 from ..models.sequential import Sequential
 from ..optim import SGD, Adagrad, Adam, Optimizer
 from ._checks import STOCHASTIC, check_parameters, widths_of
-from ._iterations import LEAST_RATE, Iterations, Losses
-from ._lbfgs import Objective, minimise
+from ._iterations import LEAST_RATE, Iterations, Losses, ScaledRate
+from ._lbfgs import Objective, Within, minimise
 from ._tasks import Task
 from ._threads import on_threads
 
@@ -33,17 +32,6 @@ SPARSE = ("csr", "csc")
 BATCH = 200  # rows, at most, of a batch of "auto"
 # scikit-learn's names of activations that have another one here
 ACTIVATIONS = {"identity": "linear", "logistic": "sigmoid"}
-
-
-@dataclass(frozen=True)
-class ScaledRate:
-    """A schedule times a factor."""
-
-    schedule: Callable[[int], float]
-    factor: float
-
-    def __call__(self, step: int) -> float:
-        return self.schedule(step) * self.factor
 
 
 class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
@@ -71,6 +59,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     dropout: float = 0.0
     class_weight: Any = None
     alpha: float = 0.0
+    n_jobs: int | None = None
+    positive: bool = False
 
     _model: Sequential  # that was trained last
     _penalty: tuple[float, float]  # its factors of L1 and L2
@@ -82,6 +72,12 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _read_targets(self, y: Any, first: bool, incremental: bool) -> Task:
         """Return the task of targets; `first`: they are those of the first fit. incremental: classes are known."""
         raise NotImplementedError
+
+    def _dense_targets(self, y: Any) -> Array:
+        """Return targets as an array; TypeError where they cannot be sparse."""
+        if scipy.sparse.issparse(y):
+            raise TypeError(f"y must be dense; got a sparse one of shape {y.shape}: use y.toarray()")
+        return np.asarray(y)
 
     def _coded(self, y: Any) -> Array:
         """Return targets as a network takes them."""
@@ -109,19 +105,26 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
 
     # -- fitting
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False, start: Any = (None, None)
+    ) -> Any:
+        """Train; start: initial `coef_` and `intercept_` of a linear model, None: as drawn, or as trained before."""
         check_parameters(self)
         first = not hasattr(self, "_model") or not (self.warm_start or incremental)
         X, y = validate_data(
             self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=first, y_numeric=self._numeric
         )
+        y = self._dense_targets(y)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=X.dtype)
         weights = self._with_class_weights(y, weights)
         task = self._read_targets(y, first, incremental)
         task, targets, weights = self._weighted(task, self._coded(y), weights)
         self._random = check_random_state(self.random_state)
+        given = self._checked_start(start, X.shape[1], task.outputs)
         params = self._begin(X, task) if first else self._model.get_weights()
-        with on_threads(self.threads):
+        for p, values in zip(params, given, strict=False):
+            p[...] = p if values is None else values
+        with on_threads(self.threads, self.n_jobs):
             if self.solver == "lbfgs":
                 self._fit_lbfgs(_dense(X), targets, weights, params)
             else:
@@ -164,6 +167,10 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         self._random.set_state(state)
         return [array.astype(dtype) for array in drawn]
 
+    def _checked_start(self, start: Any, inputs: int, outputs: int) -> list[Array | None]:
+        """Return the user's initial parameters, as the network has them; None for those that are not given."""
+        return []
+
     def _begin_curves(self) -> None:
         """Set the attributes that follow the iterations, as before the first one."""
         self.loss_curve_: list[float] = []
@@ -182,6 +189,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         """Return a model with copies of these weights; penalty: factors of L1 and L2 in fastopt's loss."""
         regularizer = regularizers.L1L2(*penalty) if any(penalty) else None
         options: dict[str, Any] = {"use_bias": bool(self.fit_intercept), "kernel_regularizer": regularizer}
+        if self.positive:
+            options["kernel_constraint"] = "non_negative"
         layers: list[Any] = []
         activation = ACTIVATIONS.get(self.activation, self.activation)
         for size in self._hidden():
@@ -321,15 +330,14 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _fit_lbfgs(self, X: Array, targets: Array, weights: Array | None, params: list[Array]) -> None:
         activations = [ACTIVATIONS.get(self.activation, self.activation)] * len(self._hidden()) + ["linear"]
         alpha, l1 = self._penalties()
-        if l1:
-            raise ValueError("lbfgs needs a loss with a gradient everywhere, which an L1 penalty has not")
         if self.dropout:
             raise ValueError("lbfgs needs a loss that is the same in every call, which it is not with dropout")
         backend = self.backend if self.backend in _backends.HOST else "cpu"
         data = np.ascontiguousarray(X, params[0].dtype), targets
         objective = Objective(params, activations, self._task, data, weights, alpha, backend, bool(self.fit_intercept))
+        within = Within(objective, l1, bool(self.positive)) if l1 or self.positive else objective
         self.n_iter_, self.loss_ = minimise(
-            objective, int(self.max_iter), int(self.max_fun), float(self.tol or 0.0), self._ftol
+            within, int(self.max_iter), int(self.max_fun), float(self.tol or 0.0), self._ftol
         )
         self._model = self._network(params, self.n_features_in_)
 
@@ -342,7 +350,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Array:
         """Return the outputs of the network (n, outputs)."""
         X = self._checked_rows(X)
-        with on_threads(self.threads):
+        with on_threads(self.threads, self.n_jobs):
             found: Array = self._model.predict(_rows(X))
         return self._task.outputs_of(found)
 

@@ -18,6 +18,17 @@ NEVER = 1 << 62  # iterations
 
 
 @dataclass(frozen=True)
+class ScaledRate:
+    """A schedule times a factor."""
+
+    schedule: Callable[[int], float]
+    factor: float
+
+    def __call__(self, step: int) -> float:
+        return self.schedule(step) * self.factor
+
+
+@dataclass(frozen=True)
 class Losses:
     """scikit-learn's loss of an iteration, by the figures of an epoch.
 

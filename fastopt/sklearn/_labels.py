@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_class_weight
@@ -25,8 +26,14 @@ def _labels_of(y: Array) -> tuple[Array, bool]:
         found = np.unique(y)
         if len(found) <= round(0.5 * len(y)):
             return found, False
+    kind = type_of_target(y)
+    if kind == "multiclass-multioutput":
+        raise ValueError(
+            f"y must be labels (n,), or (n, labels) of 0 and 1; got {y.shape[1]} columns of classes: for these wrap the"
+            " estimator in sklearn.multioutput.MultiOutputClassifier"
+        )
     check_classification_targets(y)
-    return unique_labels(y), bool(type_of_target(y).startswith("multilabel"))
+    return unique_labels(y), kind.startswith("multilabel")
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
@@ -40,6 +47,12 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         if not is_known or (self.warm_start and not first and len(found) != len(self.classes_)):
             raise ValueError(f"y must have the classes of the fit before, {self.classes_}; got {found}")
         return multilabel(len(self.classes_)) if self._multilabel else self._task_of(len(self.classes_))
+
+    _sparse_labels = False  # those of the last fit were sparse, and predictions are
+
+    def _dense_targets(self, y: Any) -> Array:
+        self._sparse_labels = issparse(y) and type_of_target(y).startswith("multilabel")
+        return np.asarray(y.toarray()) if self._sparse_labels else super()._dense_targets(y)
 
     def _task_of(self, classes: int) -> Task:
         return log_loss(classes)
@@ -74,9 +87,12 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
     _boundary = 0.5
 
     def predict(self, X: Any) -> Array:
-        """Return the label of every row, (n,), or (n, labels) of 0 and 1; X: (n, features), also sparse."""
-        outputs = self._outputs(X)
-        return self._decide(outputs, self._boundary)
+        """Return the label of every row, (n,), or (n, labels) of 0 and 1; X: (n, features), also sparse.
+
+        Of an estimator whose y was a sparse matrix of 0 and 1, the result is one, too (CSR).
+        """
+        found = self._decide(self._outputs(X), self._boundary)
+        return csr_matrix(found) if self._sparse_labels else found
 
     def _first_classes(self, y: Any, classes: Any) -> None:
         """Learn the classes at the first call of partial_fit; ValueError if they are missing, or others than before."""

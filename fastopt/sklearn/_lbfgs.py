@@ -30,13 +30,20 @@ class Objective:
     ) -> None:  # fmt: skip
         self.params, self.activations, self.task, self.weights, self.bias = params, activations, task, weights, bias
         self.x, self.y = data
-        self.penalty = penalty / (len(self.x) if weights is None else float(weights.sum()))
+        self.weight = len(self.x) if weights is None else float(weights.sum())
+        self.penalty = penalty / self.weight
         self.kernels = _backends.get(backend)
         dtype, rows = self.x.dtype, len(self.x)
         self.layers = [(params[i], params[i + 1] if bias else None) for i in range(0, len(params), 1 + bias)]
         self.outputs = [np.empty((rows, w.shape[1]), dtype) for w, _ in self.layers]
         self.pre = [np.empty_like(y) for y in self.outputs]
         self.gradients = [np.empty_like(p) for p in params]
+
+    bounds = None
+
+    def start(self) -> Array:
+        """Return a vector of all parameters, float64."""
+        return np.concatenate([p.ravel() for p in self.params]).astype(np.float64)
 
     def unpack(self, flat: Array) -> None:
         """Copy a vector of all parameters into them."""
@@ -67,11 +74,60 @@ class Objective:
         return value, np.concatenate([g.ravel() for g in self.gradients]).astype(np.float64)
 
 
-def minimise(objective: Objective, max_iter: int, max_fun: int, tol: float, ftol: float) -> tuple[int, float]:
+class Within:
+    """An objective whose weights are at least 0, or have an L1 penalty: both are bounds, which L-BFGS-B keeps to.
+
+    A weight with an L1 penalty is the difference of two variables of at least 0, whose sum is penalised. At the minimum
+    one of them, or both, are exactly 0.
+    l1: alpha of alpha times the sum of the values of all w, over the sum of the rows' weights.
+    """
+
+    def __init__(self, objective: Objective, l1: float, positive: bool) -> None:
+        self.objective = objective
+        self.penalty = l1 / objective.weight
+        step = 1 + objective.bias
+        self.is_weight = np.concatenate([np.full(p.size, i % step == 0) for i, p in enumerate(objective.params)])
+        self.splits = not positive
+
+    @property
+    def bounds(self) -> Any:
+        """Least values of the variables: all parameters, then the negative parts of weights."""
+        least = np.where(self.is_weight, 0.0, -np.inf)
+        return scipy.optimize.Bounds(np.append(least, np.zeros(self.is_weight.sum() * self.splits)))
+
+    def start(self) -> Array:
+        """Return the variables by the parameters, (parameters + weights,) float64."""
+        flat = self.objective.start()
+        negative = np.maximum(-flat[self.is_weight], 0.0)
+        flat[self.is_weight] = np.maximum(flat[self.is_weight], 0.0)
+        return np.append(flat, negative) if self.splits else flat
+
+    def _joined(self, flat: Array) -> Array:
+        found = flat[: len(self.is_weight)].copy()
+        if self.splits:
+            found[self.is_weight] -= flat[len(found) :]
+        return found
+
+    def unpack(self, flat: Array) -> None:
+        """Copy the parameters that variables stand for into them."""
+        self.objective.unpack(self._joined(flat))
+
+    def __call__(self, flat: Array) -> tuple[float, Array]:
+        """Return the loss with its penalty, and its gradient by the variables, float64."""
+        value, slope = self.objective(self._joined(flat))
+        count = len(self.is_weight)
+        value += self.penalty * float(flat[:count][self.is_weight].sum() + flat[count:].sum())
+        negative = self.penalty - slope[self.is_weight]
+        slope[self.is_weight] += self.penalty
+        return value, np.append(slope, negative) if self.splits else slope
+
+
+def minimise(objective: Objective | Within, max_iter: int, max_fun: int, tol: float, ftol: float) -> tuple[int, float]:
     """Minimise in place; return the number of iterations and the loss. Warns if it has not converged."""
-    start = np.concatenate([p.ravel() for p in objective.params]).astype(np.float64)
     options = {"maxiter": max_iter, "maxfun": max_fun, "gtol": tol, "ftol": ftol}
-    found = scipy.optimize.minimize(objective, start, method="L-BFGS-B", jac=True, options=options)
+    found = scipy.optimize.minimize(
+        objective, objective.start(), method="L-BFGS-B", jac=True, bounds=objective.bounds, options=options
+    )
     objective.unpack(found.x)
     if found.status != 0:
         warnings.warn(

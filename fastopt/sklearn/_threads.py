@@ -7,7 +7,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from joblib.parallel import get_active_backend
+from joblib.parallel import effective_n_jobs, get_active_backend
 
 from .. import _backends
 from .._validation import check_count
@@ -25,7 +25,9 @@ def share() -> int | None:
     return 1 if getattr(get_active_backend()[0], "nesting_level", 0) else None
 
 
-def on_threads(threads: Any) -> AbstractContextManager[None]:
-    """While open, kernels of this thread use at most so many threads; None: as many as `share` says."""
+def on_threads(threads: Any, jobs: int | None = None) -> AbstractContextManager[None]:
+    """While open, kernels of this thread use at most so many threads; None: joblib's `jobs`, or what `share` says."""
     most = share() if threads is None else check_count("threads", threads)
+    if jobs is not None:
+        most = effective_n_jobs(jobs)
     return nullcontext() if most is None else _backends.get("cpu").on_threads(most)
