@@ -55,7 +55,6 @@ def test_compress(benchmark, note, request, quick, shape, rows, contestant):
     widths = 784, *HIDDEN[shape], 10
     parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
     share = made.num_bytes / (4 * parameters)
-    benchmark.extra_info |= {"file bytes": made.num_bytes, "accuracy": round(accuracy, 4)}
-    title = f"{CONTESTANTS[contestant].title}: {share:.2f} of the bytes, accuracy {accuracy:.2%}"
-    note("program", f"compressed {shape}, {rows} rows", contestant, size=parameters, shape=f"{shape}, {rows} rows",
-         title=f"compressed networks: {shape}, {rows} rows", contestant_title=title, samples=rows)  # fmt: skip
+    benchmark.extra_info |= {"file bytes": made.num_bytes, "share_of_bytes": share, "accuracy": accuracy, "rows": rows}
+    note("compressed", shape, contestant, size=parameters, shape=f"{rows} rows",
+         contestant_title=CONTESTANTS[contestant].title, samples=rows)  # fmt: skip

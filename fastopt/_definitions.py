@@ -101,8 +101,14 @@ def check_loss(name: str, spec: LossSpec, targets: str) -> None:
     """FormulaError if compiled kernels of a loss give other numbers than the reference."""
     from .kernels.language.checks import POINTS, TARGETS
 
-    z = np.repeat(np.array(POINTS, np.float32), len(TARGETS[targets]))[:, None]
-    t = np.tile(np.array(TARGETS[targets], np.float32), len(POINTS))[:, None]
+    z: np.ndarray
+    t: np.ndarray
+    if targets == "labels":
+        z = np.resize(np.array(POINTS, np.float32) / 2, (len(POINTS), 3))
+        t = np.arange(len(z)) % 3
+    else:
+        z = np.repeat(np.array(POINTS, np.float32), len(TARGETS[targets]))[:, None]
+        t = np.tile(np.array(TARGETS[targets], np.float32), len(POINTS))[:, None]
     found = []
     for backend in ("cpu", "numpy"):
         gradient = np.empty_like(z)

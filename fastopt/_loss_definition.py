@@ -13,6 +13,7 @@ from .kernels import definitions
 from .kernels.definitions import TARGETS
 from .kernels.formulas import LOSSES, OUTPUTS, defined
 from .kernels.formulas.defined import Option
+from .kernels.language.source import source_of
 from .kernels.spec import LossSpec
 
 _classes: dict[str, Any] = {}  # by the keys of their rows
@@ -29,27 +30,25 @@ def define(
     check: bool,
 ) -> Any:
     """The class of a loss, derived from `base`, see `Loss.define`; its name has been checked."""
-    numbers = _definitions.options_of("params", params, ("self", "z", "t", "backend", "name"))
-    if targets == "labels":
-        raise ValueError(
-            "targets must be one of numbers, fractions, signs; got 'labels': a loss of class numbers looks at a row of"
-            " outputs, and a formula at one. One-hot targets are numbers"
-        )
+    numbers = _definitions.options_of("params", params, ("self", "z", "t", "log_p", "backend", "name"))
     check_name("targets", targets, TARGETS)
+    by_label = targets == "labels"
     if link is not None:
-        check_name("link", link, [output for output in OUTPUTS if output != "softmax"])
+        check_name("link", link, ["softmax"] if by_label else [output for output in OUTPUTS if output != "softmax"])
+    link = None if by_label else link  # theirs is always softmax
     check_flag("check", check)
+    sources = source_of("value", value), source_of("gradient", gradient)
     with defined.lock:
         before = defined.present("loss", name)
-        key = definitions.define_loss(name, value, gradient, numbers, targets, link, check)
+        key = definitions.define_loss(name, *sources, numbers, targets, link, check)
         if key not in _classes:
             try:
                 spec = LossSpec(key, {param: option.default for param, option in numbers.items()})
                 _definitions.check_loss(name, spec, targets)
                 doc = inspect.getdoc(value) or f"{name}, a loss of the user."
                 variant = partial(
-                    definitions.define_loss, name, value, gradient, numbers, targets, link, check
-                ) if len(numbers) > 1 else None  # fmt: skip
+                    definitions.define_loss, name, *sources, numbers, targets, link, check
+                ) if len(numbers) > (not by_label) else None  # fmt: skip
                 _classes[key] = _make_class(base, name, key, numbers, doc, variant)
             except BaseException:
                 definitions.withdraw("loss", name, before)

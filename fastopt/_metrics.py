@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -87,6 +87,15 @@ def canonical(name: str) -> str:
     return prefix + known if known in METRICS or known in FUNCTIONS else name
 
 
+def among(name: str, names: Collection[str]) -> str:
+    """Return the name of a figure that is meant, of these: itself if it is there, else the canonical one.
+
+    >>> among("r2_score", ["loss", "r2"]), among("r2_score", ["loss", "r2_score"])
+    ('r2', 'r2_score')
+    """
+    return name if name in names else canonical(name)
+
+
 def rises(name: str) -> bool:
     """True for a metric of which a larger figure is better, by its canonical name.
 
@@ -130,10 +139,10 @@ def _named(metric: Any) -> tuple[str, Function | None]:
     name = getattr(metric, "__name__", "")
     if not name.isidentifier():
         raise ValueError(f"a function that is a metric must have a name, as `def` gives it; got {metric!r}")
-    known = canonical(name)
-    if FUNCTIONS.get(known) is metric:
-        return known, metric
-    if known in METRICS or known in FUNCTIONS or name in _RESERVED or name.startswith(_VALIDATION):
+    if FUNCTIONS.get(name) is metric:
+        return name, metric
+    # other names of our metrics are free: scikit-learn's r2_score is listed as r2_score
+    if name in METRICS or name in FUNCTIONS or name in _RESERVED or name.startswith(_VALIDATION):
         raise ValueError(f"the name of a function that is a metric must be a new one; got {name}")
     return name, metric
 
@@ -153,7 +162,14 @@ def function_values(
     values = {}
     for name, function in functions.items():
         more = {} if weights is None or not _takes_weights(function) else {"sample_weight": weights.copy()}
-        value = function(y.copy(), outputs.copy(), **more)  # which it may change
+        try:
+            value = function(y.copy(), outputs.copy(), **more)  # which it may change
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"the metric {name} cannot be taken of targets {y.shape} and predictions {outputs.shape}, which are"
+                f" what `predict` returns: {error}"
+            ) from error
         try:
             values[name] = float(value)
         except (TypeError, ValueError):

@@ -89,10 +89,12 @@ class Loss:
             gradient: gradient(z, t), its derivative by z.
             params: parameters, which both functions may take by their names: name -> default, or (default, least,
                 most). Kernels hand on a single one; where there are several, each set of values is compiled anew.
-            targets: "numbers"; "fractions", from 0 to 1; or "signs", -1 and 1 (or 0 and 1, which mean the same), for
-                classes. Losses of class numbers look at whole rows, which no function of one output does.
+            targets: "numbers"; "fractions", from 0 to 1; "signs", -1 and 1 (or 0 and 1, which mean the same), for two
+                classes; or "labels", class numbers: value(log_p) and gradient(log_p) are then functions of the
+                logarithm of the probability, by softmax, of a row's right class, and the loss is the mean over rows.
+                Cross-entropy is value = -log_p, gradient = -1. Every set of parameters is compiled anew.
             link: activation whose inverse `value` includes. If the last layer has it, z is what it is applied to: a
-                loss with the link "sigmoid" takes logits.
+                loss with the link "sigmoid" takes logits, as one of "labels" does, whose link is "softmax".
             check: False leaves out the comparison of `gradient` with finite differences of `value`.
 
         Returns:
@@ -112,6 +114,17 @@ class Loss:
             0.8794
             >>> LogCosh().gradient([[1.0], [2.0]], [0, 0]).round(4).tolist()
             [[0.3808], [0.482]]
+
+            The focal loss of Lin et al. 2017, (1 - p)^gamma times the cross-entropy:
+
+            >>> def focal(log_p, gamma):
+            ...     return -((1 - math.exp(log_p)) ** gamma) * log_p
+            >>> def focal_slope(log_p, gamma):
+            ...     p = math.exp(log_p)
+            ...     return gamma * p * (1 - p) ** (gamma - 1) * log_p - (1 - p) ** gamma
+            >>> Focal = fo.Loss.define("focal", focal, focal_slope, {"gamma": (2.0, 1.0, 9.0)}, targets="labels")
+            >>> round(Focal()([[1.0, 2.0, 0.5], [0.0, 3.0, 1.0]], [0, 1]), 4)
+            0.4348
         """
         from ._loss_definition import define
 

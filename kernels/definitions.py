@@ -16,7 +16,7 @@ from .formulas.defined import Option
 from .formulas.optimizers import common
 from .formulas.optimizers.table import rule_options
 from .language import checks, writing
-from .language.formula import UpdateText, element_text
+from .language.formula import ElementText, UpdateText, element_text
 from .language.source import source_of
 from .reference import defined as reference
 
@@ -26,6 +26,7 @@ TARGETS: dict[str, dict[str, Any]] = {  # of losses: the fields of their rows
     "numbers": {},
     "fractions": {"target_range": (0.0, 1.0)},
     "signs": {"signs": True, "boundary": (0.0, 0.0)},
+    "labels": {},
 }
 
 ARRAY_NAMES = {**writing.ARRAYS.names, "erf": reference.erf}
@@ -116,13 +117,18 @@ def define_loss(
 
     params: arguments that both may take. Kernels hand on one; of several, `values` are constants of the formula, a row
     for each: None for the defaults. link: a row of ACTIVATIONS. check: as for activations.
+
+    targets "labels": the functions are of log(p) of the right class, see `formulas.losses`; the parameters are
+    constants, and there is no link to choose.
     """
     sources = {"value": source_of("value", value), "gradient": source_of("gradient", gradient)}
-    several, is_variant = len(params) > 1, values is not None
+    by_label, is_variant = targets == "labels", values is not None
+    several = by_label or len(params) > 1
     constants = values or {param: option.default for param, option in params.items()} if several else {}
     handed_on: Mapping[str, Option] = {} if several else params
-    elements, options = {"z": "z", "t": "t"}, dict.fromkeys(handed_on, "a")
-    texts = {which: element_text(source, elements, options, "a", constants) for which, source in sources.items()}
+    elements = {"log_p": "log_p"} if by_label else {"z": "z", "t": "t"}
+    options, more = dict.fromkeys(handed_on, "a"), "" if by_label else "a"
+    texts = {which: element_text(source, elements, options, more, constants) for which, source in sources.items()}
     tag = writing.digest(texts["value"].scalar, texts["gradient"].scalar, targets, link, sorted(params.items()))
     key = f"{name}_{tag}"
     if key in _made:
@@ -132,13 +138,33 @@ def define_loss(
     defaults = {param: option.default for param, option in handed_on.items()}
     pairs = (sources["value"], scalar["value"]), (sources["gradient"], scalar["gradient"])
     checks.check_loss(*pairs, targets, defaults, check, constants)
+    arrays = {which: text.array_function(f"{name}_{which}", ARRAY_NAMES) for which, text in texts.items()}
+    if by_label:
+        return _add_label_loss(name, key, texts, arrays, is_variant)
     fields: dict[str, Any] = {**TARGETS[targets], "link": link}
     if link == "sigmoid" and targets == "fractions":
         fields["boundary"] = (0.0, 0.5)
     row = formulas.Loss(scalar["value"], scalar["gradient"], "dense", "the user's", defaults, **fields)
-    arrays = {which: text.array_function(f"{name}_{which}", ARRAY_NAMES) for which, text in texts.items()}
     other = reference.loss(arrays["value"], arrays["gradient"], default, link, row.boundary, row.binary)
     _make(key, row, other, list(scalar.values()))
+    return _add("loss", name, key, is_variant)
+
+
+def _add_label_loss(
+    name: str, key: str, texts: Mapping[str, ElementText], arrays: Mapping[str, Callable[..., Any]], is_variant: bool
+) -> str:
+    """Add a loss of log(p) of the right class."""
+    tag = key.removeprefix(f"{name}_")
+    # of a row with z, shifted, of the right class, and log(sum(exp(z))); the target of that class is 1
+    begin, lines = ["T = type(z)", "log_p = z - log_sum"], texts["value"].scalar
+    value = writing.function(f"{name}_row_{tag}", "z, t, log_sum", [*begin, *lines], writing.SCALAR.names)
+    *before, last = texts["gradient"].scalar
+    lines = ["T = type(log_p)", *before, f"return -T({last.removeprefix('return ')})"]
+    factor = writing.function(f"{name}_factor_{tag}", "log_p", lines, writing.SCALAR.names)
+    row = formulas.Loss(
+        value, formulas.losses.cross_entropy_slope, "labels", "the user's", link="softmax", factor=factor
+    )
+    _make(key, row, reference.label_loss(arrays["value"], arrays["gradient"]), [value, factor])
     return _add("loss", name, key, is_variant)
 
 

@@ -145,6 +145,13 @@ def is_direct(x: np.ndarray, dtype: np.dtype[Any]) -> bool:
     return type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned
 
 
+def stages_table(x: np.ndarray | Source) -> np.ndarray | None:
+    """Factor and term of each stage, (stages, 2, inputs) float64; None without stages."""
+    if not isinstance(x, Source) or not x.stages:
+        return None
+    return np.array([(stage.factor, stage.term) for stage in x.stages], np.float64)
+
+
 def take(x: np.ndarray | Source, index: Any, dtype: np.dtype[Any]) -> np.ndarray:
     """Return rows of a matrix or of a source, by a slice or their numbers, in the network's dtype."""
     return x.take(index, dtype) if isinstance(x, Source) else x[index]

@@ -44,7 +44,7 @@ KERNELS = {
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
-    "cuda/dense": "cuda/runtime formulas metrics spec costs profile",
+    "cuda/dense": "cuda/runtime formulas metrics sources spec costs profile",
     "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs profile",
     "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas sources spec scalars costs metrics profile"
     " epochs interrupts",
@@ -73,7 +73,8 @@ FASTOPT = {
     "preprocessing": "_frames _frozen _validation kernels/sources",
     "activations": "_definitions _validation kernels/definitions kernels/formulas kernels/spec",
     "functional": "_backends _validation activations kernels/formulas",
-    "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
+    "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/language"
+    " kernels/spec",
     "losses": "_backends _definitions _loss_definition _validation kernels/formulas kernels/spec",
     "regularizers": "_validation",
     "averaging": "_validation",

@@ -266,3 +266,9 @@ def test_an_interrupt_leaves_the_best_figure_with_its_weights(monkeypatch):
     stopping.on_interrupt(model)
     assert (stopping.best, stopping.best_epoch) == (2.0, 1)
     assert_same(model.get_weights(), first)
+
+
+def test_one_callback_and_none():
+    (x, y), stop = blobs(40), EarlyStopping("loss", threshold=1e9)
+    assert len(classifier().fit(x, y, epochs=3, callbacks=stop, verbose=0)) == 1
+    assert len(classifier().fit(x, y, epochs=3, callbacks=None, verbose=0)) == 3

@@ -472,11 +472,6 @@ def test_a_file_has_the_values_of_several_parameters(tmp_path):
             r"wide_huber\(z, t, scale, delta\) must take",
         ),
         (
-            lambda: fo.Loss.define("f", log_cosh, log_cosh_gradient, {"width": 1}, targets="labels"),
-            ValueError,
-            "looks at a row of outputs",
-        ),
-        (
             lambda: fo.Loss.define("f", log_cosh, log_cosh_gradient, {"width": (9, 0, 1)}),
             ValueError,
             r"default of params\['width'\] must be a number in \[0, 1\]; got 9",

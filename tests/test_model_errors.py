@@ -249,7 +249,7 @@ def test_targets(loss, y, message):
         ({"validation_data": (X[:, :3], Y)}, ValueError, r"validation x must have shape .*; got shape \(40, 3\)"),
         ({"shuffle": "batch"}, ValueError, "shuffle must be True, False or \"blocks\"; got 'batch'"),
         ({"shuffle": 1}, TypeError, 'shuffle must be True, False or "blocks"; got 1'),
-        ({"callbacks": fo.EarlyStopping()}, TypeError, "callbacks must be a list of Callback; got a EarlyStopping"),
+        ({"callbacks": "loss"}, TypeError, "callbacks must be a list of Callback; got 'loss'"),
         ({"callbacks": [print]}, TypeError, "every callback must be a Callback; got a builtin_function"),
         ({"nan": "drop"}, ValueError, "unknown nan 'drop'; known: raise, skip"),
         ({"nan": True}, TypeError, "nan must be one of raise, skip; got True"),

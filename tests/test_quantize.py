@@ -9,7 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
@@ -137,6 +137,9 @@ def test_formulas_of_weights():
     values=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40),
     method=st.sampled_from(["minmax", "percentile", "mse"]),
 )
+@example(values=[0.0, 2.7563540793269152e-42], method="percentile")  # denormal numbers
+@example(values=[1e3, np.nextafter(np.float32(1e3), np.float32(0)).item()], method="percentile")  # neighbours
+@example(values=[-3e38, 3e38], method="percentile")
 def test_ranges_hold_zero_and_the_values(values, method):
     x = np.array([values], "f4")
     (codes,) = calibrate(lambda: [[x]], method, 100.0)

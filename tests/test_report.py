@@ -52,6 +52,11 @@ RECORDS = [
     record("program", "train later", "fastopt", 2.2, title="fastopt train, afterwards"),
     record("accuracy", "fashion-64", "fastopt", 0.4, title="ten epochs", accuracy=0.8903, fifth_over_first=0.98),
     record("accuracy", "fashion-64", "numpy", 1.2, title="ten epochs", accuracy=0.8866, fifth_over_first=1.01),
+    *(
+        record("compressed", "8-4", way, seconds, shape=f"{rows} rows", rows=rows, accuracy=found, share_of_bytes=share)
+        for way, share, found in (("float32", 1.0, 0.893), ("int8", 0.2649, 0.89449))
+        for rows, seconds in ((256, 4e-4 * share), (1, 2.2e-5 * share))
+    ),
 ]
 MACHINE = {"cpu": {"brand_raw": "A Processor"}, "fastopt": {"threads": 2, "versions": {"torch": "2.9"}}}
 
@@ -110,6 +115,10 @@ def test_tables(write, capsys):
     assert ["ten epochs: epoch 5 against epoch 1", "", "", "0.98"] in rows
     assert "50 GB/s streamed, 200 GFLOP/s in large products" in out
     assert "## Change" not in out
+    at = rows.index(["8-4", "bytes", "accuracy", "1", "256"])
+    assert rows[at + 2 : at + 4] == [
+        ["Float32", "1.00", "89.3 %", "22", "400"], ["Int8", "0.26", "89.4 %", "5.83", "106"],
+    ]  # fmt: skip
 
 
 def product(name, contestant, rate, share=0.8, **changes):

@@ -183,8 +183,6 @@ def test_an_iterator_that_ends_early(backend, x, options, message):
         (items_of(), {"batch_size": 16}, ValueError, "batch_size is for arrays x and y"),
         (items_of(), {"validation_split": 0.2}, ValueError, "validation_split is for arrays x and y"),
         (items_of(), {"drop_last": True}, ValueError, "drop_last is for arrays x and y"),
-        (items_of(), {"checkpoint": "c"}, ValueError, "checkpoint is for arrays x and y"),
-        (items_of(), {"resume": "c"}, ValueError, "resume is for arrays x and y"),
         (items_of(), {"augment": lambda x, y, rng: (x, y)}, ValueError, "augment is for arrays x and y"),
         (items_of(), {"sample_weight": np.ones(61)}, ValueError, "sample_weight is for arrays x and y, and .* weights"),
         (items_of(), {"class_weight": "balanced"}, ValueError, "class_weight is for arrays x and y"),

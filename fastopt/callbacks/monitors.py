@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._exclusive import Single
-from .._metrics import canonical, rises
+from .._metrics import among, canonical, rises
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from ..kernels.interrupts import interrupts_held
 from ..kernels.loss_rule import LossRule
@@ -45,12 +45,13 @@ class MonitorCallback(Callback):
     """
 
     reads_weights = False
-    verbose = 0  # also of an older pickle
+    verbose, _given = 0, ""  # also of an older pickle
 
     def __init__(self, monitor: str = "val_loss", mode: str = "auto", min_delta: float = 0.0, verbose: int = 0) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be a string; got {describe(monitor)}")
         check_name("mode", mode, MODES)
+        self._given = monitor
         self.monitor = canonical(monitor)
         self.mode = mode if mode != "auto" else "max" if rises(self.monitor.removeprefix("val_")) else "min"
         self.min_delta = check_number("min_delta", min_delta, 0.0)
@@ -61,6 +62,7 @@ class MonitorCallback(Callback):
         self._user = Single()
 
     def check(self, names: Sequence[str]) -> None:
+        self.monitor = among(self._given or self.monitor, names)
         if self.monitor not in names:
             hint = "; val_... needs validation_split or validation_data" if self.monitor.startswith("val_") else ""
             name = type(self).__name__

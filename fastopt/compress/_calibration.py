@@ -27,25 +27,31 @@ def codes_between(low: float, high: float) -> Codes:
     (Codes(scale=0.019999999552965164, zero=50), 0)
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32((high - low) / 255)
-    if not scale > np.finfo(np.float32).tiny:  # all numbers are 0, or as good as 0
+    if not _can_be_told_apart(low, high):
         return Codes(1.0, 0)
-    return Codes(float(scale), int(np.clip(np.rint(-low / float(scale)), 0, 255)))
+    scale = float(np.float32((high - low) / 255))
+    return Codes(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
+
+
+def _can_be_told_apart(low: float, high: float) -> bool:
+    """False if all numbers of the range are 0, or as good as 0: the scale of its codes would be denormal."""
+    return bool(np.float32((high - low) / 255) > np.finfo(np.float32).tiny)
 
 
 class _Histogram:
-    """Values of one layer: their limits, and how many there are between them."""
+    """Values of one layer: their limits, widened to hold 0, and how many there are between them."""
 
     def __init__(self) -> None:
-        self.low, self.high = np.inf, -np.inf
+        self.low = self.high = 0.0
         self.counts = np.zeros(BINS, np.int64)
 
     def add_limits(self, values: np.ndarray) -> None:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
     def add(self, values: np.ndarray) -> None:
-        if self.high > self.low:
-            self.counts += np.histogram(values, BINS, (self.low, self.high))[0]
+        if _can_be_told_apart(self.low, self.high):
+            # in float64: the width of a range of float32 may be none
+            self.counts += np.histogram(values.astype(np.float64), BINS, (self.low, self.high))[0]
 
     @property
     def edges(self) -> np.ndarray:

@@ -33,6 +33,10 @@ class AugmentedSource(NamedTuple):
     reader: Reader
     make: Callable[[Any, Any], Batches]
 
+    @property
+    def taken(self) -> None:
+        """Numbers of items of the epochs so far: batches follow from the number of the epoch alone."""
+
     def epoch(self, model: Any, plan: Any, number: int) -> AugmentedEpoch:
         """Return the next epoch."""
         batches, seed, epoch = self.make(model, plan).epoch(0), model.seed, model.epochs_done
@@ -72,27 +76,11 @@ class AugmentedEpoch(StreamedEpoch):
         self, made: Callable[[int], Iterator[Data]], given: Batches, weighted: bool, number: int, model: Any
     ) -> None:
         super().__init__(made(0), given.accumulate, given.steps, number, model)
-        self._made, self._has_weights = made, weighted
-
-    def to_state(self) -> dict[str, Any]:
-        """Return numbers and arrays that are needed in order to go on with the epoch."""
-        state = super().to_state()
-        running = self._running.state if self._running else {}
-        return state | {"sizes": np.array(self._rows, np.int64), "variation": running}
+        self._made, self._weighted = made, weighted
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the steps that `to_state` was called after; ValueError for a state of another epoch."""
-        sizes, variation = np.asarray(state["sizes"]), dict(state["variation"])
-        if sizes.ndim != 1 or sizes.dtype != np.int64 or (sizes < 1).any():
-            raise ValueError("rows of the steps of its epoch must be counts")
-        if bool(variation) != (self._running is not None):
-            raise ValueError("its epoch must have the variation of the targets if r2 is among the metrics")
-        assert self._limit is not None
-        self._take(state, sizes, self._limit, self._has_weights)
-        self._rows = sizes.tolist()
-        if self._running:
-            self._running.state = variation
-        self._weighted = self._has_weights
+        super().restore(state)
         self._items = self._made(self.steps * self._accumulate)
 
 

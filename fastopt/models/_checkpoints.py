@@ -59,6 +59,7 @@ class Saved(NamedTuple):
     heard: Sequence[tuple[float, float]]  # totals of losses and rows of callbacks that are called within the epoch
     history: Mapping[str, Any]
     callbacks: Sequence[tuple[str, Mapping[str, Any]]]  # class and state of those that have one
+    items: Sequence[int] = ()  # of an iterable, trained on in each epoch, that which was within among them
 
 
 # ---------------------------------------------------------------- the call that a checkpoint belongs to
@@ -295,7 +296,18 @@ def _parsed(
         heard=[(float(total), float(rows)) for total, rows in entry["heard"]],
         history=entry["history"],
         callbacks=entry["callbacks"],
+        items=_items_of(entry, int(options.initial_epoch)) if "items" in call else (),
     )
+
+
+def _items_of(entry: Mapping[str, Any], initial_epoch: int) -> Sequence[int]:
+    """Numbers of items of the epochs of a training on an iterable; ValueError unless there is one for each."""
+    items = entry["items"]
+    epochs = entry["position"]["epoch"] - 1 - initial_epoch + (entry["partial"] is not None)
+    if items.shape != (epochs,) or items.dtype != np.int64 or (items < 1).any():
+        raise ValueError(f"it must have counts of the items of {epochs} epochs")
+    counts: Sequence[int] = items.tolist()
+    return counts
 
 
 def _check_history(saved: Mapping[str, Any]) -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from . import _checkpoints
 from ._checkpoints import Saved
 from ._gradual import Pruner
@@ -20,14 +22,14 @@ class Course:
 
     model, options, callbacks: those of the `fit`; history: its figures; call: all that must be the same where a
     checkpoint of it goes on (None without checkpoints); saved: the checkpoint that it goes on from. world: processes
-    that train together, of which one writes files; None: there is one.
+    that train together, of which one writes files; None: there is one. source: of batches that come one by one.
     """
 
     def __init__(
         self, model: Any, options: FitOptions, history: History, call: dict[str, Any] | None, saved: Saved | None,
-        world: Any = None,
+        world: Any = None, source: Any = None,
     ) -> None:  # fmt: skip
-        self._world, self.writes = world, world is None or world.is_first
+        self._world, self.writes, self._source = world, world is None or world.is_first, source
         self.agree: Agree = (lambda value: value) if world is None else world.agree
         self._model, self._options, self._history, self._call, self._saved = model, options, history, call, saved
         self._first_step = model.optimizer.steps if saved is None else saved.first_step
@@ -134,7 +136,7 @@ class Course:
         if not self.writes:
             return
         partial = self._partial
-        state = {
+        state: dict[str, Any] = {
             "call": self._call,
             "position": {
                 "epoch": self.epoch, "first_step": self._first_step, "seconds": time.monotonic() - self._start,
@@ -144,6 +146,8 @@ class Course:
             "heard": [[listener.total, listener.rows] for listener in self._listeners],
             "history": _checkpoints.history_state(self._history),
         }  # fmt: skip
+        if self._source is not None and (taken := self._source.taken) is not None:
+            state["items"] = np.array(taken, np.int64)
         _checkpoints.write(path, self._model, state, self._options.callbacks, keeps)
 
 

@@ -103,13 +103,18 @@ class PartialEpoch:
         """Go on after the steps that `to_state` was called after; ValueError for a state of another epoch."""
         self._take(state, self._sizes, len(self._sizes), self._whole.weights is not None)
 
-    def _take(self, state: Mapping[str, Any], sizes: np.ndarray, whole: int, weighted: bool) -> None:
-        """Restore a state of an epoch of `whole` steps; sizes: rows of its first ones; weighted: rows have weights."""
+    def _take(self, state: Mapping[str, Any], sizes: np.ndarray, whole: int | None, weighted: bool) -> None:
+        """Restore a state of an epoch of `whole` steps; sizes: rows of its first ones; weighted: rows have weights.
+
+        whole: None where its end is not known.
+        """
         steps, rows = check_count("steps of its epoch", state["steps"]), state["rows"]
         losses, weights, carried = state["losses"], state["weights"], state["carried"]
         metrics, fits = dict(state["metrics"]), all(a.shape == (steps,) for a in (losses, weights) if a is not None)
-        if steps >= whole or len(sizes) < steps or not fits or rows != sizes[:steps].sum():
-            raise ValueError(f"its epoch must have {whole} steps; it has done {steps} on {rows} rows")
+        is_over = whole is not None and steps >= whole
+        if is_over or len(sizes) < steps or not fits or rows != sizes[:steps].sum():
+            expected = len(sizes) if whole is None else whole
+            raise ValueError(f"its epoch must have {expected} steps; it has done {steps} on {rows} rows")
         if not isinstance(carried, dict | list) or (isinstance(carried, dict) and set(carried) != set(metrics)):
             raise ValueError("sums of its epoch must be those of its metrics")
         if (weights is None) != (not weighted):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -55,6 +55,8 @@ class Items:
     Those of an iterator come once, those of other iterables anew in every epoch.
     """
 
+    taken: list[int]  # numbers of items of the epochs so far, that which runs among them
+
     def __init__(self, given: Any) -> None:
         if isinstance(shape := getattr(given, "shape", None), tuple):
             raise ValueError(
@@ -65,7 +67,9 @@ class Items:
             raise TypeError(f"without y, x must be an iterable of items (x, y); got {describe(given)}")
         self._given, self._begun = given, iter(given)
         self.once = self._begun is given  # an iterator
-        self._fresh = True  # nobody has asked for an epoch
+        self._fresh = True  # of what is begun, no item is taken
+        self._within = 0  # items of the next epoch that an earlier process has trained on
+        self.taken = []
 
     def first(self) -> tuple[Any, ...]:
         """Return the first item, which stays to be trained on."""
@@ -75,12 +79,49 @@ class Items:
         self._begun = chain([item], self._begun)
         return split(item, 1)
 
-    def epoch(self) -> Iterator[tuple[Any, ...]]:
-        """Iterate over the items of the next epoch."""
+    def epoch(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Iterate over numbers and items of the next epoch, which begins when the first of them is asked for.
+
+        Items that an earlier process has trained on are passed over.
+        """
+        self._begin()
+        done, self._within = self._within, 0
+        self._pass_over(done)
+        self.taken.append(done)
+        for number, item in enumerate(self._begun, done + 1):
+            self.taken[-1] = number
+            yield number, split(item, number)
+
+    def go_on(self, taken: Sequence[int], within: bool, limited: bool) -> None:
+        """Pass over the epochs that an earlier process has trained on; nothing may have been asked for but `first`.
+
+        taken: as it was; within: the last of them is not done, and is passed over when it begins, after callbacks that
+        may choose its order. limited: epochs have a number of steps; others are gone through to their ends, as an
+        iterable may draw its next order there. ValueError where the items are fewer or more.
+        """
+        for count in taken[:-1] if within else taken:
+            self._begin()
+            self._pass_over(count)
+            self.taken.append(count)
+            if not limited and next(self._begun, _END) is not _END:
+                raise ValueError(
+                    f"x must give the items of the training that the checkpoint is of: epoch {len(self.taken)} of it"
+                    f" had {count}, and has more"
+                )
+        self._within = taken[-1] if within else 0
+
+    def _begin(self) -> None:
         if not self._fresh and not self.once:
             self._begun = iter(self._given)
         self._fresh = False
-        return (split(item, number) for number, item in enumerate(self._begun, 1))
+
+    def _pass_over(self, count: int) -> None:
+        for number in range(1, count + 1):
+            if next(self._begun, _END) is _END:
+                raise ValueError(
+                    f"x must give the items of the training that the checkpoint is of: epoch {len(self.taken) + 1} of"
+                    f" it had done {count}, and x ended at item {number}"
+                )
 
 
 def split(item: Any, number: int) -> tuple[Any, ...]:
@@ -188,6 +229,25 @@ class StreamedEpoch(PartialEpoch):
                 " steps_per_epoch, or an iterable that can be begun anew, such as a list or a DataLoader"
             )
 
+    def to_state(self) -> dict[str, Any]:
+        """Return numbers and arrays that are needed in order to go on with the epoch."""
+        running = self._running.state if self._running else {}
+        return super().to_state() | {"sizes": np.array(self._rows, np.int64), "variation": running}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after the steps that `to_state` was called after; ValueError for a state of another epoch."""
+        sizes, variation = np.asarray(state["sizes"]), dict(state["variation"])
+        if sizes.ndim != 1 or sizes.dtype != np.int64 or (sizes < 1).any():
+            raise ValueError("rows of the steps of its epoch must be counts")
+        is_absent = state["weights"] is not None and not np.any(state["weights"])  # no row had a weight above 0 yet
+        if bool(variation) != (self._running is not None and not is_absent):
+            raise ValueError("its epoch must have the variation of the targets if r2 is among the metrics")
+        weighted = state["weights"] is not None if self._weighted is None else self._weighted
+        self._take(state, sizes, self._limit, weighted)
+        self._rows, self._weighted = sizes.tolist(), weighted
+        if self._running:
+            self._running.state = variation
+
     def last_sizes(self, count: int) -> np.ndarray:
         """Rows of each of the last steps that are done, (count,) int64."""
         return np.array(self._rows[len(self._rows) - count :], np.int64)
@@ -220,9 +280,14 @@ class ItemSource(NamedTuple):
     items: Items
     reader: Reader
 
+    @property
+    def taken(self) -> list[int]:
+        """Numbers of items of the epochs so far."""
+        return self.items.taken
+
     def epoch(self, model: Any, plan: Any, number: int) -> StreamedEpoch:
         """Return the next epoch, whose number is for errors."""
         options = plan.options
         limit = None if options.steps_per_epoch is None else int(options.steps_per_epoch)
-        read = (self.reader.read(i, *item) for i, item in enumerate(self.items.epoch(), 1))
+        read = (self.reader.read(i, *item) for i, item in self.items.epoch())
         return StreamedEpoch(read, int(options.accumulate), limit, number, model)

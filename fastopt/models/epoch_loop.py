@@ -52,7 +52,7 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
     names = training.figure_names(model.metrics, plan.validation is not None, model.metric_functions)
     show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
     saved = plan.saved.pop() if plan.saved else None  # so that its memory is free once it is taken over
-    course = Course(model, plan.options, history, plan.call, saved, plan.world)
+    course = Course(model, plan.options, history, plan.call, saved, plan.world, plan.source)
     del saved
     course.prepare()
     for callback in callbacks:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._metrics import canonical
+from .._metrics import among
 from ..batches import BatchSize
 
 
@@ -74,12 +74,12 @@ class History:
 
     def __getitem__(self, name: str) -> list[float]:
         try:
-            return self.history[canonical(name)]
+            return self.history[among(name, self.history)]
         except (KeyError, AttributeError):
             raise KeyError(f"{name!r}; known: {', '.join(self.history) or 'nothing yet'}") from None
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and canonical(name) in self.history
+        return isinstance(name, str) and among(name, self.history) in self.history
 
     def __len__(self) -> int:
         return len(self.epochs)

@@ -206,7 +206,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
         shuffle: bool | str = True,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         verbose: int | str = "auto",
         initial_epoch: int = 0,
         nan: str = "raise",
@@ -262,7 +262,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           "blocks" is for a memory map beyond memory: blocks of neighbouring rows, 1 MB of x each, come
                           in random order, and within every 64 blocks rows are mixed, so that 64 MB of the file are
                           read at a time, a block in one go (`fastopt.kernels.spec.Shuffle` has the formula)
-        callbacks         a sequence of `Callback`
+        callbacks         a `Callback`, a sequence of them, or None
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: with a loaded model, `epochs=10,
                           initial_epoch=model.epochs_done` continues to the tenth, bit for bit as without interruption
@@ -326,7 +326,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
         that can be begun anew is gone through once an epoch, or for its first `steps_per_epoch` steps; an iterator
         gives the steps of all epochs in turn. A ValueError names the step at which it ends too early. The first item
-        builds the model; classes that it lacks must be set by `model.classes`, and statistics by `adapt`.
+        builds the model; classes that it lacks must be set by `model.classes`, and statistics by `adapt`. `resume` asks
+        for the items anew and passes over those trained on, also all of each epoch before, so that an order drawn at
+        random goes on as it would have: it must have a seed, such as the generator of a DataLoader, as the first item
+        tells one training from another. Items that end before the checkpoint's are a ValueError.
 
         With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
         metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
@@ -354,10 +357,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         may predict at once.
         """
         options = FitOptions(
-            epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
-            accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
-            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
-            shard_states, wire_dtype, rows,
+            epochs, batch_size, validation_split, validation_data, shuffle, training.listed(callbacks), verbose,
+            initial_epoch, nan, accumulate, standardize_targets, sample_weight, class_weight, drop_last,
+            steps_per_epoch, validation_freq, max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment,
+            pruning, distributed, reduction, shard_states, wire_dtype, rows,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
             if options.distributed is not None:
@@ -371,7 +374,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
         """Check a `fit` to the items of an iterable, and build the model by the first of them."""
-        return _stream_plan.plan(self, x, self._trainable_loss(options), _gradual.resolved(options, None))
+        return _stream_plan.plan(self, Sequential, x, self._trainable_loss(options), _gradual.resolved(options, None))
 
     def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""

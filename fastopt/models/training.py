@@ -196,6 +196,11 @@ def check_shuffle(shuffle: Any) -> None:
         raise ValueError(f'shuffle must be True, False or "blocks"; got {shuffle!r}')
 
 
+def listed(callbacks: Any) -> Any:
+    """Return one callback, or None for no callback, as a sequence; anything else as it is."""
+    return () if callbacks is None else (callbacks,) if isinstance(callbacks, Callback) else callbacks
+
+
 def check_callbacks(callbacks: Any) -> None:
     """Raise TypeError for anything but a sequence of callbacks."""
     if isinstance(callbacks, str) or not isinstance(callbacks, Sequence):

@@ -13,14 +13,19 @@ from typing import Any
 
 LONGEST = 200  # characters of a text in a file
 TEXTS = ("kind", "name", "title", "contestant", "contestant_title", "shape", "dtype")
-EXTRA_NUMBERS = {"memory": ("before_bytes", "peak_bytes"), "accuracy": ("accuracy", "fifth_over_first")}  # by kind
+EXTRA_NUMBERS = {  # by kind
+    "memory": ("before_bytes", "peak_bytes"),
+    "accuracy": ("accuracy", "fifth_over_first"),
+    "compressed": ("accuracy", "rows", "share_of_bytes"),
+}
 
 
 @dataclass(frozen=True)
 class Result:
     """A benchmark: the work, its contestant (the library that did it), and the cost of a call."""
 
-    kind: str  # update, tiny, step, loop, dense, product, loss, kernel, limit, epoch, memory, program, accuracy
+    kind: str  # update, tiny, step, loop, dense, product, loss, kernel, limit, epoch, memory, program, accuracy or
+    # compressed
     name: str  # rule, layer, loss or workload
     title: str  # the name in words
     contestant: str
@@ -37,8 +42,10 @@ class Result:
     fma: float = 0.0  # FLOP/s of multiplications and additions in registers, likewise
     before_bytes: float = 0.0  # kind memory: resident memory before training
     peak_bytes: float = 0.0  # kind memory: the largest while training
-    accuracy: float = 0.0  # kind accuracy: on the test data
+    accuracy: float = 0.0  # kinds accuracy, compressed: on the test data
     fifth_over_first: float = 0.0  # kind accuracy: time of the fifth epoch / time of the first
+    rows: float = 0.0  # kind compressed: of the batch
+    share_of_bytes: float = 0.0  # kind compressed: of the file, those of the parameters in float32 being 1
 
     @property
     def work(self) -> tuple[str, str, str, int, str]:

@@ -29,7 +29,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     found = []
     for i, run in enumerate(runs):
         own = [_summary(run), _epochs(run), _loops(run), _updates(run), _tiny(run), _steps(run), _products(run)]
-        own += [_kernels(run), _limits(run), _memory(run)]
+        own += [_kernels(run), _limits(run), _memory(run), *_compressed(run)]
         if i:
             own.append(_change(runs[i - 1], run))
         prefix = f"{run.path}: " if len(runs) > 1 else ""
@@ -311,6 +311,26 @@ def _memory(run: Run) -> Section:
             sizes = (in_bytes(before), in_bytes(peak), in_bytes(max(0, peak - before)))
             rows.append([result.title, result.contestant_title, *sizes])
     return Section("Memory", text, rows if len(rows) > 1 else [])
+
+
+def _compressed(run: Run) -> list[Section]:
+    """A table for each network: a row for each way to compress it, a column for each size of a batch."""
+    networks: dict[str, dict[str, list[Result]]] = {}
+    for result in run.of("compressed"):
+        networks.setdefault(result.name, {}).setdefault(result.contestant_title, []).append(result)
+    text = "Bytes of the file, as a share of the parameters in float32; accuracy on the test data; time of `predict` in"
+    text += " microseconds by the rows of a batch."
+    found = []
+    for name, ways in networks.items():
+        sizes = sorted({int(result.rows) for results in ways.values() for result in results})
+        rows = [[name, "bytes", "accuracy", *map(str, sizes)]]
+        for title, results in ways.items():
+            times = {int(result.rows): rounded(1e6 * result.seconds) for result in results}
+            first = results[0]
+            figures = [f"{first.share_of_bytes:.2f}", f"{100 * first.accuracy:.1f} %"]
+            rows.append([title, *figures, *(times.get(size, "") for size in sizes)])
+        found.append(Section(f"Compressed networks: {name}", text, rows))
+    return found
 
 
 def changes(before: Run, after: Run) -> list[tuple[Result, float, float]]:

@@ -2,7 +2,8 @@
 
 value(z, t, a) and slope(z, t, a) = d value / dz of one output z against its target t, with the loss's parameter a.
 A softmax loss takes a row: value(z, t, log_sum) with log(sum(exp(z))) of the row, slope(p, t) with the softmax p of
-z; t sums to 1 over the row, and z may be shifted by the same amount in all of it.
+z; t sums to 1 over the row, and z may be shifted by the same amount in all of it. A loss of the right class's log(p)
+multiplies the row of the gradient by factor(log(p)) = -d value / d log(p).
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ def cross_entropy_slope(p, t):
     return p - t
 
 
+def cross_entropy_factor(log_p):
+    return type(log_p)(1)
+
+
 @dataclass(frozen=True)
 class Loss:
     """A row of LOSSES.
@@ -102,6 +107,7 @@ class Loss:
     boundary      (output, target) above which an output by itself counts as the positive class
     target_range  smallest and largest target
     signs         True: targets must be -1 or 1
+    factor        of a row of the gradient, by log(p) of the right class; None: 1, as of the cross-entropy
     """
 
     value: Callable[..., Any]
@@ -113,6 +119,7 @@ class Loss:
     boundary: tuple[float, float] = (0.5, 0.5)
     target_range: tuple[float, float] | None = None
     signs: bool = False
+    factor: Callable[..., Any] | None = None
 
     @property
     def by_row(self) -> bool:

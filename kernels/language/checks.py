@@ -62,6 +62,9 @@ def check_loss(
     Each pair is the source and the function that was written out. differences: False leaves out the latter. constants:
     arguments of the user's functions whose values are written out.
     """
+    if targets == "labels":
+        _check_label_loss(value_pair, slope_pair, differences, constants)
+        return
     (_, value), (slope_source, slope), a = value_pair, slope_pair, list(params.values())
     places = [(z, t, *a) for z, t in product(POINTS, TARGETS[targets])]
     for source, function in (value_pair, slope_pair):
@@ -72,6 +75,23 @@ def check_loss(
         if expected is not None and not _is_close(found, expected, SLOPE):
             raise slope_source.error(
                 f"gradient(z, t) must be the derivative of value(z, t) by z; at z = {z:g}, t = {t:g} it is"
+                f" {found:.6g}, but by finite differences {expected:.6g}"
+            )
+
+
+def _check_label_loss(
+    value_pair: tuple[Source, Call], slope_pair: tuple[Source, Call], differences: bool, constants: Mapping[str, float]
+) -> None:
+    """`check_loss` of functions of log(p), which is below 0."""
+    (_, value), (slope_source, slope) = value_pair, slope_pair
+    places = [z for z in POINTS if z < 0]
+    for source, function in (value_pair, slope_pair):
+        check_reading(source, function, [(log_p,) for log_p in places], ("log_p",), constants=constants)
+    for log_p in places if differences else ():
+        found, expected = _float(slope, log_p), derivative(value, log_p)
+        if expected is not None and not _is_close(found, expected, SLOPE):
+            raise slope_source.error(
+                f"gradient(log_p) must be the derivative of value(log_p) by log_p; at log_p = {log_p:g} it is"
                 f" {found:.6g}, but by finite differences {expected:.6g}"
             )
 

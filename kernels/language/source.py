@@ -43,7 +43,12 @@ class Source(NamedTuple):
 
 
 def source_of(what: str, function: Any) -> Source:
-    """The source of a function or lambda; TypeError for what is none, FormulaError where its text is not to be had."""
+    """The source of a function or lambda; TypeError for what is none, FormulaError where its text is not to be had.
+
+    A source is returned as it is: it was read when the formula was defined, and its file may have changed.
+    """
+    if isinstance(function, Source):
+        return function
     function = getattr(function, "py_func", function)  # Numba's dispatchers
     if not isinstance(function, FunctionType):
         raise TypeError(f"{what} must be a Python function; got {function!r}")
@@ -64,7 +69,22 @@ def source_of(what: str, function: Any) -> Source:
             f"the source of {what}, {name}, must be that of the function; line {code.co_firstlineno} of"
             f" {code.co_filename} has another: the file has changed since it was imported"
         )
-    return Source(function, found[-1], lines, code.co_filename)  # of lambdas in one another the inner one
+    return Source(_pinned(function), found[-1], lines, code.co_filename)  # of lambdas in one another the inner one
+
+
+def _pinned(function: FunctionType) -> FunctionType:
+    """The function with the globals that it names as they are now: a formula is what it was when it was defined."""
+    present = function.__globals__
+    kept = {name: present[name] for name in ("__builtins__", *_names(function.__code__)) if name in present}
+    pinned = FunctionType(function.__code__, kept, function.__name__, function.__defaults__, function.__closure__)
+    pinned.__kwdefaults__ = function.__kwdefaults__
+    return pinned
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names of globals, and of attributes, in code and in the functions within it."""
+    inner = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*inner)
 
 
 def _parsed(lines: list[str], first: int) -> ast.Module:

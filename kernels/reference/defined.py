@@ -9,10 +9,10 @@ import numpy as np
 
 from ..denormals import SMALLEST
 from ._erf import erf
-from .maths import ACTIVATIONS, LOSSES, Activation, Array, Loss, Total, total
+from .maths import ACTIVATIONS, LOSSES, Activation, Array, Loss, Total, log_softmax, total
 from .optimizers import UPDATES, Options, States, coupled, decayed
 
-__all__ = ["ACTIVATIONS", "LOSSES", "UPDATES", "activation", "erf", "loss", "update"]
+__all__ = ["ACTIVATIONS", "LOSSES", "UPDATES", "activation", "erf", "label_loss", "loss", "update"]
 
 
 def activation(uses: str, value: Callable[[Array], Any], slope: Callable[[Array], Any]) -> Activation:
@@ -45,6 +45,21 @@ def loss(
         return total(np.broadcast_to(value(z, t, a), z.shape)) / z.size
 
     return Loss(mean, link, boundary, binary)
+
+
+def label_loss(value: Callable[[Array], Any], slope: Callable[[Array], Any]) -> Loss:
+    """A row of LOSSES by the value of log(p) of each row's right class, with the softmax p of z, and its slope."""
+
+    def mean(z: Array, t: Array, gradient: Array | None, total: Total = total, **params: float) -> float:
+        chosen = np.arange(len(z)), t
+        log_p = log_softmax(z, gradient)[chosen]
+        if gradient is not None:
+            gradient[chosen] -= 1
+            gradient *= -np.broadcast_to(np.asarray(slope(log_p), z.dtype), log_p.shape)[:, None]
+            gradient *= 1 / len(z)
+        return total(np.broadcast_to(value(log_p), log_p.shape)) / len(z)
+
+    return Loss(mean, "softmax")
 
 
 def update(

@@ -65,13 +65,6 @@ def _name_of(dtype: np.dtype[Any]) -> str:
     return dtype.newbyteorder("=").name
 
 
-def stages_table(x: np.ndarray | Source) -> np.ndarray | None:
-    """Factor and term of each stage, (stages, 2, inputs) float64; None without stages."""
-    if not isinstance(x, Source) or not x.stages:
-        return None
-    return np.array([(stage.factor, stage.term) for stage in x.stages], np.float64)
-
-
 # ---------------------------------------------------------------- one row of x
 @cache
 def _prepared(kinds):

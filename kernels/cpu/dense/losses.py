@@ -13,6 +13,7 @@ import numpy as np
 
 from ...formulas import LOSSES
 from ...formulas.functions import exp
+from ...formulas.losses import cross_entropy_factor
 from ...spec import LossSpec
 from ..runtime.compile import Kernel
 from ..runtime.frontend import register_jitable
@@ -137,15 +138,16 @@ def _elementwise_weighted(value, slope, T, itemsize):
     return loss
 
 
-def _by_row(value, slope, T, itemsize, has_labels, weighted=False):
+def _by_row(value, slope, factor_of, T, itemsize, has_labels, weighted=False):
     exponentials = _exponentials(T)
+    has_factor, factor_of = factor_of is not None, factor_of or cross_entropy_factor
 
     def loss(work, step, rank, num_ranks):
         # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy. The row's largest z
         # is subtracted: added to a large z, log_sum would lose its digits.
         w = read(work, LOSS)
         rows, columns = batch_rows(w.run, step), w.columns
-        smoothing, scale, weight = T(w.param), T(1.0 / rows), 1.0
+        smoothing, scale, weight, mean = T(w.param), T(1.0 / rows), 1.0, T(1.0 / rows)
         sums = view(w.sums, num_pieces(rows, ROWS), np.float64)
         zero, one = T(0), T(1)
         added, factor = smoothing / T(columns), one - smoothing
@@ -181,6 +183,10 @@ def _by_row(value, slope, T, itemsize, has_labels, weighted=False):
                         t = ((one if j == label else zero) if has_labels else targets[j]) * factor + added
                         total += weight * (value(Z[j] - largest, t, log_sum) if t != 0 else zero)
                 # the row of the gradient
+                if has_factor:
+                    scale = (T(weight / step_weight(w.weights, step)) if weighted else mean) * factor_of(
+                        Z[label] - largest - log_sum
+                    )
                 for j in range(columns):
                     t = ((one if j == label else zero) if has_labels else targets[j]) * factor + added
                     E[j] = slope(E[j] * inv_sum, t) * scale
@@ -194,7 +200,7 @@ def loss_kernel(name: str, dtype: str, weighted: bool) -> Kernel:
     """The loss of a row of LOSSES and its gradient; weighted: by the weights of rows."""
     row, T, itemsize = LOSSES[name], getattr(np, dtype), np.dtype(dtype).itemsize
     if row.by_row:
-        function = _by_row(row.value, row.slope, T, itemsize, row.targets == "labels", weighted)
+        function = _by_row(row.value, row.slope, row.factor, T, itemsize, row.targets == "labels", weighted)
     else:
         function = (_elementwise_weighted if weighted else _elementwise)(row.value, row.slope, T, itemsize)
     return Kernel(function, f"loss_{name}{'_weighted' * weighted}_{dtype}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...sources import Source, SparseRows, through
-from ..dense.gather import stages_table
+from ...sources import Source, SparseRows, stages_table, through
 from ..runtime.primitives import address_of
 from ..runtime.records import GATHER, word_of, words_of
 from ..runtime.storage import ARITHMETIC

@@ -23,6 +23,7 @@ import numpy as np
 from numba import cuda
 
 from ...formulas import LOSSES, METRICS, Loss
+from ...formulas.losses import cross_entropy_factor
 from ...spec import LossSpec
 from ..runtime.array_interface import current_stream, gpu_of, see
 from ..runtime.compile import THREADS, Kernel, device
@@ -99,8 +100,9 @@ def _elementwise(value, slope, dtype, width, weighted):
     return loss
 
 
-def _by_row(value, slope, dtype, labels, weighted):
+def _by_row(value, slope, factor, dtype, labels, weighted):
     own, real, value, slope = (STORES[dtype],), getattr(np, dtype), device(value), device(slope)
+    has_factor, factor_of = factor is not None, device(factor or cross_entropy_factor)
     load, store = array_loader(own, 1), array_storer(own, 1)
     tiny, sums_of_row = real(np.finfo(dtype).tiny), softmax_sums(dtype)
 
@@ -128,6 +130,9 @@ def _by_row(value, slope, dtype, labels, weighted):
                 if weighted and end != 0:
                     weight, of_row = read_double2(weights + row * 16)
                     scale = real(of_row)
+                factor = one
+                if has_factor and end != 0:
+                    factor = factor_of(load((z,), row * z_stride + label)[0][0] - largest - log_sum)
                 for j in range(column_lane, end, COLUMN_LANES):
                     at = row * z_stride + j
                     x = load((z,), at)[0][0] - largest
@@ -142,6 +147,8 @@ def _by_row(value, slope, dtype, labels, weighted):
                         total += weight * np.float64(value(x, target, log_sum))
                     if dz != 0:
                         g = slope(real(math.exp(x)) * share, target) * scale
+                        if has_factor:
+                            g *= factor
                         store((dz,), at, ((zero if abs(g) < tiny or weight == 0 else g,),))
                 cuda.syncthreads()  # the next part begins with maxima and masses
             # the sum of the tile
@@ -198,19 +205,20 @@ def summed(name: str) -> Loss:
 
 @cache
 def _loss_kernel(
-    name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str, wide: bool, weighted: bool
-) -> Kernel:
+    name: str, value: Callable[..., Any], slope: Callable[..., Any], factor: Callable[..., Any] | None, dtype: str,
+    kind: str, wide: bool, weighted: bool,
+) -> Kernel:  # fmt: skip
     title = f"loss_{name}{'_weighted' * weighted}_{dtype}{'_wide' * wide}"
     if kind == "elements":
         return Kernel(_elementwise(value, slope, dtype, width_of(dtype, wide), weighted), title)
-    return Kernel(_by_row(value, slope, dtype, kind == "labels", weighted), title)
+    return Kernel(_by_row(value, slope, factor, dtype, kind == "labels", weighted), title)
 
 
 def loss_kernel(name: str, dtype: str, wide: bool = False, weighted: bool = False) -> Kernel:
     """Return the kernel of a row of SUMMED. wide: in vectors, where the loss goes by elements."""
     row = summed(name)
     kind = row.targets if row.by_row else "elements"
-    return _loss_kernel(name, row.value, row.slope, dtype, kind, wide and not row.by_row, weighted)
+    return _loss_kernel(name, row.value, row.slope, row.factor, dtype, kind, wide and not row.by_row, weighted)
 
 
 @cache

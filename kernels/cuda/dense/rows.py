@@ -2,6 +2,7 @@
 
     gather    rows of x and y, in the order of the epoch, to the rows of the batch, in one launch
     narrow    the same for x alone, from float32 to 16 bits
+    stored    the same for x alone, from the dtype and through the stages of a source
     scatter   rows of the batch to those of the outputs of all batches
     dropout   forward x -> y, and backward dy -> dx: the mask is drawn again, not kept
     noise     x + stddev z -> y, with z of N(0, 1)
@@ -27,6 +28,7 @@ from ..runtime.records import CLOCK, DROPOUT, NOISE, offset
 from ..runtime.storage import STORES
 from ..runtime.vectors import array_loader, array_storer, loader, storer, vector_map
 from .epilogues import is_wide
+from .stored import Layout, value_of
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
@@ -87,6 +89,23 @@ def _narrow(dtype, width):
             store((into,), row * stride + column * width, load((x,), (source * vectors + column) * width))
 
     return narrow
+
+
+def _stored(layout, dtype, compute):
+    value, store = value_of(layout, dtype), array_storer((STORES[compute],), 1)
+
+    def gather_stored(x, stages, into, columns, stride, order, rows, clock, batch, ring):
+        # stages: address of their factors and terms; stride: elements from row to row of the batch.
+        start = read_word(clock + BATCH)[0] * batch
+        if order == 0:
+            start %= ring
+        first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
+        for i in range(first, rows * columns, step):
+            row, column = i // columns, i % columns
+            v = value(x, stages, columns, row_number(order, start, row), column)
+            store((into,), row * stride + column, ((v,),))
+
+    return gather_stored
 
 
 def _scatter(unit):
@@ -171,6 +190,13 @@ def gather_narrow_kernel(dtype: str, width: int) -> Kernel:
 
 
 @cache
+def gather_stored_kernel(layout: Layout, dtype: str, compute: str) -> Kernel:
+    """dtype: the network's, to which values are rounded first; compute: that of the batch."""
+    name = "_".join(["gather", layout.name, "to", *dict.fromkeys([dtype, compute])])
+    return Kernel(_stored(layout, dtype, compute), name)
+
+
+@cache
 def scatter_kernel(unit: int) -> Kernel:
     return Kernel(_scatter(unit), f"scatter_{unit}")
 
@@ -248,6 +274,16 @@ def gather_narrow(gpu: Device, stream: int, x: Rows, order: int, rows: int, cloc
     vectors = x.columns // width
     arguments = x.source, x.into, vectors, x.stride, order, rows, clock, batch, ring
     launch(gpu, gather_narrow_kernel(x.dtype, width), -(-rows * vectors // THREADS), stream, *arguments)
+
+
+def gather_stored(
+    gpu: Device, stream: int, x: Rows, layout: Layout, stages: int, dtype: str, order: int, rows: int, clock: int,
+    batch: int, ring: int,
+) -> None:  # fmt: skip
+    """The same for x of a source, whose values have a layout and become x.dtype by way of the network's dtype."""
+    kernel, pieces = gather_stored_kernel(layout, dtype, x.dtype), -(-rows * x.columns // THREADS)
+    arguments = x.source, stages, x.into, x.columns, x.stride, order, rows, clock, batch, ring
+    launch(gpu, kernel, pieces, stream, *arguments)
 
 
 def scatter(gpu: Device, stream: int, y: Rows, rows: int, clock: int, batch: int, ring: int) -> None:

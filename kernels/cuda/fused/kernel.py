@@ -22,6 +22,7 @@ import numpy as np
 from numba import cuda
 
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, OPTIMIZERS, dropout_draw, dropout_key
+from ..dense.stored import Layout, value_of
 from ..runtime.compile import Kernel, device
 from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, reader, word, writer
 from ..runtime.records import CLOCK, ROW, offset
@@ -99,6 +100,8 @@ def _gather(kind):
     load, store = loader(kind.dtype, 1), storer(kind.dtype, 1, SHARED)
     dropout, uses_dropout, labels = _dropout(kind), kind.dropout, kind.labels
     zero, one, prefetch_row = T(0), T(1), _prefetch_row()
+    layout = kind.x or Layout(kind.dtype)
+    value_in_x, x_size = value_of(layout, kind.dtype), layout.size
 
     def source(table, start, row):
         # Number of the row of x and y: by the order of the pass, or by its position in the ring.
@@ -113,6 +116,7 @@ def _gather(kind):
         # next_rows: rows of the next batch, which are asked for while this one is computed; 0: there is none.
         batch, layer = field(table + H.batch_rows), table + FIRST
         start, x, y = number * batch, field(table + H.x), field(table + H.y)
+        stages = field(table + H.stages)
         columns, x_stride = field(layer + L.inputs), field(layer + L.x_stride)
         into, targets = resolve(table, layer + L.x), resolve(table, table + H.targets)
         last = table + FIRST + (field(table + H.num_layers) - 1) * RECORD
@@ -125,7 +129,7 @@ def _gather(kind):
             for j in range(column_lane, x_stride // size, COLUMN_LANES):
                 value = one if j == columns else zero
                 if j < columns and row < rows:
-                    value = load((x,), (from_row * columns + j) * size)[0][0]
+                    value = value_in_x(x, stages, columns, from_row, j)
                     if drops:
                         value = dropout(value, table + H.scale, row * columns + j, ever)
                 store((into,), row * x_stride + j * size, ((value,),))
@@ -139,7 +143,7 @@ def _gather(kind):
             # the same row of the next batch
             if next_row >= 0:
                 y_size = 8 if labels else outputs * size
-                prefetch_row(x + next_row * columns * size, columns * size, column_lane)
+                prefetch_row(x + next_row * columns * x_size, columns * x_size, column_lane)
                 prefetch_row(y + next_row * y_size, y_size, column_lane)
 
     return device(gather)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...formulas import ACTIVATIONS, METRICS, OPTIMIZERS
 from ...spec import DenseSpec, DropoutSpec
+from ..dense.stored import Layout
 from ..dense.structure import Structure
 from ..runtime.compile import SIMULATED
 from ..runtime.primitives import VECTOR
@@ -32,6 +33,7 @@ HEAD = np.dtype([
     ("pass_rows", "i8"),
     ("ring_rows", "i8"),  # rows of x and y on the device
     ("x", "i8"), ("y", "i8"),  # addresses of features and of targets, or labels
+    ("stages", "i8"),  # address of the factors and terms that prepare features
     ("order", "i8"),  # address of row numbers; 0: rows in the order of x
     ("scalars", "i8"),  # address of ROW bytes for each step
     ("clock", "i8"),
@@ -87,11 +89,13 @@ class Kind(NamedTuple):
     metrics: tuple[str, ...]  # sorted; metrics with the same score are one, the first in METRICS
     dropout: bool
     dtype: str
+    x: Layout | None = None  # of features; None: they are of the dtype
 
     @property
     def name(self) -> str:
         words = OPTIMIZERS[self.rule].rule.__name__, *self.activations, self.loss, *self.metrics
-        return "_".join(["fused", *words, *["dropout"] * self.dropout, str(self.link), self.dtype])
+        of_x = [] if self.x is None else [self.x.name]
+        return "_".join(["fused", *words, *["dropout"] * self.dropout, str(self.link), *of_x, self.dtype])
 
     @property
     def threads(self) -> int:

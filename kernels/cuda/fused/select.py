@@ -14,6 +14,7 @@ import numpy as np
 from ... import costs
 from ...formulas import LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from ...profile import Cost
+from ..dense.stored import Layout
 from ..dense.structure import Structure
 from ..runtime.primitives import VECTOR
 from .kernel import fused_kernel
@@ -34,12 +35,14 @@ class FusedPass(NamedTuple):
     params: Sequence[int]
     states: Sequence[Sequence[int]]  # of each parameter
     seed: int | None  # of dropout
+    layout: Layout | None  # of x
     labels: bool  # y holds class numbers
     batch_rows: int
     pass_rows: int
     ring_rows: int
     x: int
     y: int
+    stages: int
     order: int
     scalars: int
     clock: int
@@ -72,14 +75,16 @@ class Fused:
 
 def fused_training(gpu: Any, stream: int, net: Structure, rule: str, data: FusedPass) -> Fused | None:
     """The kernel for a pass whose every batch is a step; None where `choose` prefers graphs."""
-    choice = choose(net, rule, data.labels, data.batch_rows, gpu.shared_bytes)
+    choice = choose(net, rule, data.labels, data.batch_rows, gpu.shared_bytes, data.layout)
     if choice is None:
         return None
     _fill(choice, net, data)
-    return Fused(gpu, stream, choice, _cost(net, rule))
+    return Fused(gpu, stream, choice, _cost(net, rule, data.layout))
 
 
-def choose(net: Structure, rule: str, labels: bool, batch: int, max_bytes: int) -> Choice | None:
+def choose(
+    net: Structure, rule: str, labels: bool, batch: int, max_bytes: int, layout: Layout | None = None
+) -> Choice | None:
     """None where the kernel is impossible with `max_bytes` of shared memory, turned off, or not faster."""
     setting, layers = os.environ.get("FASTOPT_CUDA_FUSED"), fused_layers(net)
     by_columns = any(columns != (0, net.outputs) for _, columns in net.sums)
@@ -89,7 +94,9 @@ def choose(net: Structure, rule: str, labels: bool, batch: int, max_bytes: int) 
         return None
     if net.tf32 or net.compute != net.dtype:
         return None
-    kind = kind_of(net, layers, rule, labels)
+    if net.loss is not None and LOSSES[net.loss.name].factor is not None:
+        return None
+    kind = kind_of(net, layers, rule, labels)._replace(x=layout)
     records = lay_out(kind, layers, batch, max_bytes)
     if records is None or (setting != "1" and not pays_off(net, layers, batch, _bytes_outside(kind, layers, records))):
         return None
@@ -115,7 +122,7 @@ def _num_elements(layers: FusedLayers) -> int:
     return sum((spec.inputs + spec.bias) * spec.outputs for spec in layers.dense)
 
 
-def _cost(net: Structure, rule: str) -> Cost:
+def _cost(net: Structure, rule: str, layout: Layout | None) -> Cost:
     """Cost of a batch: arrays that stay in shared memory are not moved."""
     assert net.loss is not None
     layers, width, labels = net.dense, np.dtype(net.dtype).itemsize, LOSSES[net.loss.name].targets == "labels"
@@ -123,10 +130,11 @@ def _cost(net: Structure, rule: str) -> Cost:
     products += [costs.weights(d.inputs, d.outputs, None, width) for d in layers]
     products += [costs.inputs_gradient(d.inputs, d.outputs, width) for d in layers[1:]]
     gathered = costs.gather(net.inputs, net.outputs, False, width, labels)
+    more = net.inputs * (layout.size - width) if layout else 0
     return Cost(
         f"fused {'-'.join(map(str, [net.inputs, *(d.outputs for d in layers)]))}",
         flops=sum((d.inputs + d.bias) * d.outputs for d in layers) * costs.update_flops(rule),
-        row_bytes=gathered.row_bytes // 2 + costs.ORDER,  # read, and not written anywhere
+        row_bytes=gathered.row_bytes // 2 + costs.ORDER + more,  # read, and not written anywhere
         row_flops=sum(cost.row_flops for cost in products),
     )
 

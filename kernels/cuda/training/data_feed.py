@@ -1,7 +1,7 @@
 """Transfer of the data to the device: all rows once, or part after part if they do not fit.
 
-A `Source` is converted on its way, part by part: the device has the network's dtype, and the host never has all rows
-in it.
+The values of a `Source` keep their dtype: they are converted, and prepared, as a batch is gathered. Sparse rows are
+filled up on their way, part by part: the device has the network's dtype, and the host never has all rows in it.
 
 A feed has the addresses of the rows (x, y, and `ring` rows of each), and yields the numbers of the batches that may be
 launched, chunk by chunk. It keeps the host only a little ahead of the device, so that interrupts are handled soon.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...sources import Source, block_rows, take
+from ..dense.stored import layout_of
 
 MEMORY_SHARE = 0.8  # of the free memory, for data; the rest is for the arrays of a batch
 SECONDS_AHEAD = 0.05  # work that the host is ahead of the device, or twice as much
@@ -49,6 +50,8 @@ def _host_rows(
     """Rows to be copied: an array itself if that is possible."""
     if isinstance(values, Source):
         assert dtype is not None
+        if layout_of(values, dtype):
+            return HostRows(Source(values.values), values.dtype.newbyteorder("="), order)
         return HostRows(values, dtype, order)
     return values if order is None else HostRows(values, values.dtype, order)
 
@@ -152,7 +155,7 @@ class Streamed:
 
 
 def _convert(array: HostRows, part: slice, order: np.ndarray | None, into: np.ndarray) -> None:
-    """Write rows `part`, of an order if there is one, in the dtype of the device, block by block."""
+    """Write rows `part`, of an order if there is one, in the dtype of the device's rows, block by block."""
     size = block_rows(array.columns)
     for start in range(part.start, part.stop, size):
         some = slice(start, min(start + size, part.stop))
@@ -165,7 +168,7 @@ def feed(
 ) -> Resident | Streamed:  # fmt: skip
     """The feed of x and y for batches of `batch` rows; other_bytes: memory that a pass needs besides.
 
-    dtype: that of the network, which a source becomes. order: the rows that there are for the pass; None: all.
+    dtype: that of the network, which sparse rows become. order: the rows that there are for the pass; None: all.
     """
     rows_x, rows_y = _host_rows(x, dtype, order), None if y is None else _host_rows(y, None, order)
     size = rows_x.nbytes + other_bytes + (0 if rows_y is None else rows_y.nbytes)

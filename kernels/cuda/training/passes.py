@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...sources import Source
+from ...sources import Source, stages_table
+from ..dense.stored import layout_of
 from ..runtime.records import CLOCK
 from .data_feed import feed
 from .marks import marking
@@ -89,7 +90,11 @@ class Pass:
         self.arrays = x, y, chosen  # kept alive, so that no other array can have the same id
         width = outputs * program.size
         other_bytes = rows * (width + ROW_NUMBER.itemsize * ordered + 16 * weighted)
-        self.feed = feed(gpu, stream, x, y, program.batch, other_bytes, np.dtype(program.net.dtype), chosen)
+        dtype = np.dtype(program.net.dtype)
+        self.feed = feed(gpu, stream, x, y, program.batch, other_bytes, dtype, chosen)
+        self.layout = layout_of(x, dtype)  # of x on the device, where that is not the network's dtype
+        table = stages_table(x) if self.layout else None
+        self.stages = 0 if table is None else program.constant("stages", table)
         self._order = gpu.allocate(ROW_NUMBER.itemsize * rows) if ordered and not self.feed.streamed else None
         self._weights = gpu.allocate(16 * rows) if weighted else None
         self._row_weights: RowWeights | None = None  # of the pass that is running
@@ -120,8 +125,8 @@ class Pass:
 
     def gather(self, rows: int) -> tuple[int, int, bool]:
         """Add the launches that gather the rows of a batch; return addresses of x and targets, and True for labels."""
-        feed = self.feed
-        return *self.program.gather(feed.x, feed.y, self.labels, self.order, rows, feed.ring), self.labels
+        feed, stored = self.feed, (self.layout, self.stages) if self.layout else None
+        return *self.program.gather(feed.x, feed.y, self.labels, self.order, rows, feed.ring, stored), self.labels
 
     def gather_weights(self, rows: int) -> int:
         """Add the launch that gathers the weights of a batch; return their address, 0 where rows have none."""

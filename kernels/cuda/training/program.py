@@ -26,7 +26,8 @@ from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_o
 from ..dense.losses import SUMS_OF_METRICS, loss_tiles, run_loss, run_softmax
 from ..dense.metrics import found_bytes, hits_tiles, run_classes, run_counts, run_hits
 from ..dense.products import BYTES, Plan, padded, plan_forward, plan_network
-from ..dense.rows import LABEL, Rows, dropout, gather, gather_narrow, noise, scatter
+from ..dense.rows import LABEL, Rows, dropout, gather, gather_narrow, gather_stored, noise, scatter
+from ..dense.stored import Layout
 from ..dense.structure import Structure
 from ..runtime.records import CLOCK, DROPOUT, NOISE, TOTALS
 from .normalization import Normalized, add_backward, add_forward
@@ -120,8 +121,14 @@ class Program:
         return done
 
     # ------------------------------------------------------------ phases of a batch
-    def gather(self, x: int, y: int, labels: bool, order: int, rows: int, ring: int) -> tuple[int, int]:
-        """Add the copies of the rows of a batch of x, and of y unless that is 0; return where they are."""
+    def gather(
+        self, x: int, y: int, labels: bool, order: int, rows: int, ring: int,
+        stored: tuple[Layout, int] | None = None,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Add the copies of the rows of a batch of x, and of y unless that is 0; return where they are.
+
+        stored: layout of x and address of its stages; None: x is of the network's dtype.
+        """
         net, args = self.net, (order, rows, self.clock.address, self.batch, ring)
         inputs, outputs, ordered = net.inputs, net.outputs, order != 0
         into_x, into_y = self.rows("x", inputs, net.compute), 0
@@ -133,13 +140,17 @@ class Program:
             into_y = self.rows("targets", outputs, net.dtype)
             y_rows = Rows(y, into_y, outputs, padded(outputs), net.dtype)
         targets = outputs if y else 0
-        if net.compute == net.dtype:
+        if net.compute == net.dtype and not stored:
             cost = costs.gather(inputs, targets, ordered, self.size, labels)
             self.add(cost, gather, self.gpu, self.stream, x_rows, y_rows, *args)
             return into_x, into_y
-        # x becomes 16 bits; targets stay as they are
-        cost = costs.gather(inputs, 0, ordered, BYTES[net.compute])
-        self.add(cost, gather_narrow, self.gpu, self.stream, x_rows, *args)
+        # x is converted; targets stay as they are
+        if stored:
+            cost = costs.gather(inputs, 0, ordered, BYTES[net.compute], stored=stored[0].size)
+            self.add(cost, gather_stored, self.gpu, self.stream, x_rows, *stored, net.dtype, *args)
+        else:
+            cost = costs.gather(inputs, 0, ordered, BYTES[net.compute])
+            self.add(cost, gather_narrow, self.gpu, self.stream, x_rows, *args)
         if y_rows:
             cost = costs.gather(0, targets, ordered, self.size, labels)
             cost = cost._replace(name=f"gather {'labels' if labels else outputs}")

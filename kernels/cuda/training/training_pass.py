@@ -96,8 +96,9 @@ class TrainingPass:
         program, batches = self.program, self.batches
         feed, clock, sums = batches.feed, program.clock.address, batches.results.address
         data = FusedPass(
-            program.params, states, program.seed, batches.labels, program.batch, batches.rows, feed.ring, feed.x,
-            feed.y, batches.order, self.scalars.address, clock, batches.losses, sums,
+            program.params, states, program.seed, batches.layout, batches.labels, program.batch, batches.rows,
+            feed.ring, feed.x, feed.y, batches.stages, batches.order, self.scalars.address, clock, batches.losses,
+            sums,
         )  # fmt: skip
         return fused_training(self.gpu, self.stream, program.net, rule, data)
 

@@ -64,6 +64,28 @@ def test_functions_of_elements(dtype):
         np.testing.assert_allclose(gradient.copy_to_host(), want, rtol=rtol, atol=rtol)
 
 
+def focal(log_p, gamma):
+    return -((1 - math.exp(log_p)) ** gamma) * log_p
+
+
+def focal_slope(log_p, gamma):
+    p = math.exp(log_p)
+    return gamma * p * (1 - p) ** (gamma - 1) * log_p - (1 - p) ** gamma
+
+
+def focal_loss():
+    return fo.Loss.define("focal", focal, focal_slope, {"gamma": 2.0}, targets="labels")(gamma=1.5).spec.name
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_losses_of_class_numbers(dtype, weighted, monkeypatch):
+    """By launches: the one kernel of small networks has no such loss."""
+    monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
+    weights = np.random.default_rng(1).random(10).astype(dtype) if weighted else None
+    compare([DenseSpec(3, 4)], focal_loss(), ["accuracy"], dtype, weights=weights)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_rule_has_the_bits_of_the_reference(dtype):
     *_, rule = define()

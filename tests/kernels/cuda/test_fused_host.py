@@ -71,8 +71,8 @@ def test_a_pass(monkeypatch, case):
     fill_scalars(scalars[:, : NUM_SCALARS + 1], rule, range(1, 1 + steps), options, rates)
     clock, results = np.zeros(1, CLOCK), np.zeros(len(metrics) + steps)
     data = select.FusedPass(
-        list(map(at, params)), [list(map(at, of_param)) for of_param in states], SEED, y.dtype == np.int64, batch, n, n,
-        at(x), at(y), at(numbers), at(scalars), at(clock), at(results) + 8 * len(metrics), at(results),
+        list(map(at, params)), [list(map(at, of_param)) for of_param in states], SEED, None, y.dtype == np.int64, batch,
+        n, n, at(x), at(y), 0, at(numbers), at(scalars), at(clock), at(results) + 8 * len(metrics), at(results),
     )  # fmt: skip
     select._fill(choice, net, data)
     run = on_host(kernel._fused(choice.kind), 2)

@@ -9,6 +9,7 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
+from fastopt.kernels.cuda.dense.stored import Layout
 from fastopt.kernels.cuda.fused.kernel import fused_kernel
 from fastopt.kernels.cuda.fused.layout import FusedLayers, Kind, lay_out, split_records, sum_of
 from fastopt.kernels.cuda.runtime.compile import Kernel
@@ -23,11 +24,12 @@ FULL = Kind(
     "rmsprop_centered_momentum", tuple(sorted(ACTIVATIONS)), "categorical_crossentropy", False, "softmax",
     tuple(sorted({sum_of(name) for name, row in METRICS.items() if not row.of_counts})), True, "float32",
 )  # fmt: skip
+BYTES = USUAL._replace(x=Layout("uint8", (False,)))
 WIDE = USUAL._replace(dtype="float64", loss="binary_crossentropy", labels=False, link="sigmoid", dropout=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [USUAL, FULL, WIDE], ids=lambda kind: kind.name[:40])
+@pytest.mark.parametrize("kind", [BYTES, FULL, WIDE], ids=lambda kind: kind.name[:40])
 def test_machine_code(kind):
     single = kind.dtype == "float32"
     for capability in MOST:
@@ -40,7 +42,8 @@ def test_machine_code(kind):
         assert " smem" not in listing.log  # static shared memory, besides that of the launch
         if single:  # in which float64 is only for sums of losses
             used = set(re.findall(r"\b(\w+)(?:\.\w+)*\.f64\b", listing.ptx))
-            assert used <= {"add", "cvt", "ld", "mov", "selp", "st"}
+            prepared = {"mul"} if kind.x else set()
+            assert used <= {"add", "cvt", "ld", "mov", "selp", "st"} | prepared
         # A tile of 4 x 4 takes 8 vectors for 4 terms, in each of three products, and one of 2 x 2 a quarter of terms.
         assert listing.ptx.count(f"fma.rn.f{32 if single else 64}") >= 3 * (4 * 4 * 4 + 2 * 2 * 4)
         assert listing.ptx.count("ld.shared.v4.f32" if single else "ld.shared.v2.f64") >= 3 * (8 if single else 16)
@@ -67,7 +70,7 @@ def test_what_fits():
 def test_a_name_for_every_kind():
     """`Kernel` refuses a second kernel with the same name."""
     kinds = [
-        USUAL, FULL, WIDE, USUAL._replace(link=None), USUAL._replace(dropout=True),
+        USUAL, FULL, WIDE, BYTES, USUAL._replace(link=None), USUAL._replace(dropout=True),
         USUAL._replace(metrics=()), USUAL._replace(rule="sgd"), USUAL._replace(activations=("relu",)),
     ]  # fmt: skip
     assert len({fused_kernel(kind) for kind in kinds}) == len(kinds)

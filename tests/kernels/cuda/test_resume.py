@@ -84,3 +84,14 @@ def test_steps_limit_a_training(tmp_path):
     history = fit(model_of(), epochs=3, steps_per_epoch=2, validation_split=0.25, validation_freq=2)
     assert len(history.step_losses) == 6
     assert np.isnan(history["val_loss"]).tolist() == [True, False, True]
+
+
+def test_a_training_on_items_goes_on(tmp_path):
+    """Cut off within an epoch, and after the last item of one, which nobody knows to be the last."""
+    items, path = [(X[i : i + 5], Y[i : i + 5], 1 + WEIGHTS[i : i + 5]) for i in (0, 5, 10)], tmp_path / "c"
+    whole, model = model_of(), None
+    whole.fit(items, epochs=2, verbose=0)
+    for steps in (2, 3, 5, None):
+        model = model_of()
+        model.fit(items, epochs=2, max_steps=steps, checkpoint=path, resume=True, verbose=0)
+    assert_the_same(model, whole)

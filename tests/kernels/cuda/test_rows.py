@@ -8,10 +8,12 @@ from helpers_cuda import require_device, to_device
 
 require_device()
 from fastopt.kernels.cuda.dense import rows
+from fastopt.kernels.cuda.dense.stored import Layout
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT
 from fastopt.kernels.formulas import dropout_stream
 from fastopt.kernels.reference.maths import kept
+from fastopt.kernels.sources import STORED, Source, Stage, stages_table
 
 pytestmark = pytest.mark.gpu
 
@@ -72,6 +74,49 @@ def test_gather_features_and_targets(dtype, x_columns, y_columns, shift):
                 np.testing.assert_array_equal(found[:count, : host.shape[1]], host[wanted])
                 assert (found[count:] == 77).all()
                 assert (found[:, host.shape[1] :] == 77).all()
+
+
+EXTREMES = [0, 1, 200, -3, 2**31, -(2**63), 2**64 - 1, 0.1, 1e-7, 65504.0, 1e300, -1e-300, np.inf, np.nan]
+
+
+def stored_rows(stored):
+    """Rows of extreme values of a dtype, (23, 5)."""
+    if stored == "bool" or stored[0] in "ui":
+        info = np.iinfo("uint8" if stored == "bool" else stored)
+        values = [v for v in EXTREMES if isinstance(v, int) and info.min <= v <= (1 if stored == "bool" else info.max)]
+    else:
+        with np.errstate(over="ignore"):
+            values = np.array(EXTREMES, "float64").astype(stored)
+    return np.resize(np.array(values, stored), (23, 5))
+
+
+@pytest.mark.parametrize("kinds", [(), (False, True)], ids=["as stored", "prepared"])
+@pytest.mark.parametrize(("stored", "dtype", "compute"), [
+    *((stored, dtype, dtype) for stored in STORED for dtype in ("float32", "float64")),
+    ("uint8", "float32", "bfloat16"), ("float64", "float32", "bfloat16"),
+])  # fmt: skip
+def test_gather_stored(stored, dtype, compute, kinds):
+    """The numbers of `Source.take`; those of 16 bits are rounded from float32."""
+    rng, host = np.random.default_rng(0), stored_rows(stored)
+    stages = tuple(Stage(divides, rng.random(5), rng.random(5)) for divides in kinds)
+    source, order = Source(host, stages), rng.permutation(23).astype("uint32")
+    wanted = source.take(order[9:18], np.dtype(dtype))
+    table, layout = stages_table(source), Layout(stored, kinds)
+    x, by = to_device(host.view("uint8")), to_device(order)
+    factors = to_device(np.zeros(1) if table is None else table)
+    into = to_device(np.full((9, 8), 77, "uint16" if compute == "bfloat16" else dtype))
+    copied, gpu = rows.Rows(at(x), at(into), 5, 8, compute), gpu_of({at(x)})
+    rows.gather_stored(gpu, 0, copied, layout, at(factors), dtype, at(by), 9, at(clock_at(1)), 9, 23)
+    found = into.copy_to_host()
+    assert (found[:, 5:] == 77).all()
+    found, finite = found[:, :5], np.isfinite(wanted)
+    if compute == "bfloat16":
+        found = (found.astype("uint32") << 16).view("float32")
+        # to nearest: half of the last of 8 bits
+        assert (np.abs(found[finite] - wanted[finite]) <= np.abs(wanted[finite]) * 2.0**-8).all()
+    else:
+        np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found[~finite], wanted[~finite])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.97])

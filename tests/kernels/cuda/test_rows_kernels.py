@@ -11,12 +11,16 @@ require_compiler()
 from fastopt.kernels.cuda.dense.finish import FINISH
 from fastopt.kernels.cuda.dense.losses import loss_kernel, loss_kernels
 from fastopt.kernels.cuda.dense.metrics import metric_kernels
-from fastopt.kernels.cuda.dense.rows import dropout_kernel, gather_kernel, rows_kernels
+from fastopt.kernels.cuda.dense.rows import dropout_kernel, gather_kernel, gather_stored_kernel, rows_kernels
+from fastopt.kernels.cuda.dense.stored import Layout
 
 KERNELS = [FINISH]
 for dtype in ("float32", "float64"):
     KERNELS += dict.fromkeys([*rows_kernels(dtype), *loss_kernels(dtype), *metric_kernels(dtype)])
 KERNELS = list(dict.fromkeys(KERNELS))
+PREPARED = [Layout(stored, (False,)) for stored in ("uint8", "int64", "float16", "float64")]
+KERNELS += [gather_stored_kernel(layout, "float32", "float32") for layout in PREPARED]
+KERNELS += [gather_stored_kernel(Layout("uint8"), *to) for to in (("float32", "bfloat16"), ("float64", "float64"))]
 CASES = [(kernel, (9, 0)) for kernel in KERNELS]
 CASES += [(loss_kernel(name, "float32"), (8, 0)) for name in ("binary_crossentropy", "categorical_crossentropy")]
 

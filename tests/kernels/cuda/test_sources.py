@@ -1,4 +1,4 @@
-"""Sources on the device: rows are converted on their way there, and give the bits of rows prepared beforehand."""
+"""Sources on the device: rows are converted as they are gathered, and give the bits of rows prepared beforehand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ require_device()
 from helpers_network import Run
 
 from fastopt.kernels import cuda
+from fastopt.kernels.cuda.fused import select
 from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
@@ -61,6 +62,33 @@ def test_the_bits_are_those_of_prepared_rows(kind, dtype, compute, streamed, mon
     source, by_hand = SOURCES[kind]
     expected = outcome(np.ascontiguousarray(by_hand, dtype), dtype, compute)
     for a, b in zip(outcome(source, dtype, compute), expected, strict=True):
+        np.testing.assert_equal(a, b)
+
+
+def test_the_device_has_the_values_as_they_are(monkeypatch):
+    """No copy in the network's dtype; sparse rows are filled up."""
+    net, y = Run(cuda, LAYERS, "mean_squared_error", [], "float32").net, np.ones((ROWS, 2), "float32")
+    allocate, sizes = type(net.gpu).allocate, []
+    monkeypatch.setattr(type(net.gpu), "allocate", lambda self, size: sizes.append(size) or allocate(self, size))
+    for kind, (source, _) in SOURCES.items():
+        with net.gpu.active():
+            data_feed.feed(net.gpu, net.stream.handle, source, y, 4, 0, np.dtype("float32"))
+        assert sizes[-2:] == [VALUES.size * (4 if kind == "sparse" else source.dtype.itemsize), y.nbytes]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "doubles columns first"])
+def test_small_networks_are_trained_by_one_kernel(kind, monkeypatch):
+    """It converts and prepares rows as the launches do, to the bits of rows prepared beforehand."""
+    monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
+    chosen, choose = [], select.choose
+    monkeypatch.setattr(select, "choose", lambda *args: chosen.append(choose(*args)) or chosen[-1])
+    (source, by_hand), found = SOURCES[kind], []
+    for x in (source, np.ascontiguousarray(by_hand, "float32")):
+        run = Run(cuda, LAYERS, "mean_squared_error", [], "float32")
+        order = np.random.default_rng(0).permutation(ROWS)[1:]
+        found.append([run.train(x, np.ones((ROWS, 2), "float32"), order, 4).losses, *run.params])
+    assert [choice.kind.x is None for choice in chosen] == [False, True]
+    for a, b in zip(*found, strict=True):
         np.testing.assert_equal(a, b)
 
 
