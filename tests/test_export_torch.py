@@ -208,3 +208,11 @@ def test_orders_without_counterpart():
         from_torch(nn.ReLU())
     with pytest.raises(ValueError, match=r"module 4 \(ReLU\): outputs are scaled before it"):
         from_torch(nn.Sequential(*to_torch(regression())[1:], nn.ReLU())[1:])
+
+
+@pytest.mark.parametrize("call", [fo.export.to_state_dict, lambda model: fo.export.load_state_dict(model, {})])
+def test_refusals_name_the_function_that_was_called(call):
+    model = fo.Sequential([fo.Dense(2, name="first"), fo.Dense(1)], inputs=3)
+    small = fo.compress.quantize(model, np.ones((4, 3)))
+    with pytest.raises(ValueError, match="(to|load)_state_dict cannot carry over products of integers"):
+        call(small)

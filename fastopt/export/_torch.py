@@ -48,8 +48,13 @@ def to_torch(model: Sequential) -> nn.Sequential:
 
     Raises ImportError without torch (extra `torch`); ValueError as all exports do.
     """
+    return _module("to_torch", model)
+
+
+def _module(call: str, model: Sequential) -> nn.Sequential:
+    """`to_torch`; call: the function that a refusal names."""
     modules, torch = import_torch()
-    found = read("to_torch", model)
+    found = read(call, model)
     dtype = getattr(torch, found.dtype.name)
     made: list[Any] = []
     for i, stage in enumerate(found.stages):
@@ -245,7 +250,7 @@ def to_state_dict(model: Sequential) -> dict[str, Any]:
 
     Of Sequential([Dense(4, "relu"), Dense(2)]) the names are 0.weight, 0.bias, 2.weight and 2.bias: 1 is the ReLU.
     """
-    return dict(to_torch(model).state_dict())
+    return dict(_module("to_state_dict", model).state_dict())
 
 
 def load_state_dict(model: Sequential, state: Mapping[str, Any]) -> None:
@@ -261,7 +266,7 @@ def load_state_dict(model: Sequential, state: Mapping[str, Any]) -> None:
     _, torch = import_torch()
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a state_dict; got {describe(state)}")
-    module = to_torch(model)
+    module = _module("load_state_dict", model)
     ours = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
     fixed = {name for name in ours if name.endswith((".factor", ".term"))}
     given = {name: torch.as_tensor(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
