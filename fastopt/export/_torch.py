@@ -9,6 +9,7 @@ import numpy as np
 
 from .._validation import describe
 from ..layers import Activation, BatchNorm, Dense, Dropout, GaussianNoise, LayerNorm, Trained
+from ..models.quantized import REASON, QuantizedModel
 from ..models.sequential import Sequential
 from ..preprocessing import Normalization, Rescaling
 from ._building import Found, assemble, common_dtype
@@ -48,8 +49,12 @@ def to_torch(model: Sequential) -> nn.Sequential:
 
     Raises ImportError without torch (extra `torch`); ValueError as all exports do.
     """
+    return _module_of("to_torch", model)
+
+
+def _module_of(call: str, model: Sequential) -> nn.Sequential:
     modules, torch = import_torch()
-    found = read("to_torch", model)
+    found = read(call, model)
     dtype = getattr(torch, found.dtype.name)
     made: list[Any] = []
     for i, stage in enumerate(found.stages):
@@ -232,8 +237,15 @@ def _trainable(part: Any) -> bool:
     return asked == {True}
 
 
+def _unusable(tensor: Any) -> str:
+    return "a tensor without values, on the device 'meta'" if tensor.is_meta else f"of {tensor.dtype}"
+
+
 def _arrays(tensors: Any) -> list[np.ndarray]:
     common_dtype("from_torch", list(tensors)) if tensors else None
+    for tensor in tensors:
+        if tensor.is_meta:
+            raise ValueError(f"its weights must have values; got {_unusable(tensor)}")
     return [tensor.detach().cpu().numpy() for tensor in tensors]
 
 
@@ -245,7 +257,7 @@ def to_state_dict(model: Sequential) -> dict[str, Any]:
 
     Of Sequential([Dense(4, "relu"), Dense(2)]) the names are 0.weight, 0.bias, 2.weight and 2.bias: 1 is the ReLU.
     """
-    return dict(to_torch(model).state_dict())
+    return dict(_module_of("to_state_dict", model).state_dict())
 
 
 def load_state_dict(model: Sequential, state: Mapping[str, Any]) -> None:
@@ -259,12 +271,17 @@ def load_state_dict(model: Sequential, state: Mapping[str, Any]) -> None:
     is changed then.
     """
     _, torch = import_torch()
+    if isinstance(model, QuantizedModel):
+        raise ValueError(f"load_state_dict: {REASON}")
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a state_dict; got {describe(state)}")
-    module = to_torch(model)
+    module = _module_of("load_state_dict", model)
     ours = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
     fixed = {name for name in ours if name.endswith((".factor", ".term"))}
     given = {name: torch.as_tensor(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    for name, tensor in given.items():
+        if tensor.is_meta or tensor.is_complex():
+            raise ValueError(f"state must have real numbers; {name} is {_unusable(tensor)}")
     for name in fixed & set(given):
         if not torch.equal(given.pop(name).double().cpu(), ours[name]):
             raise ValueError(f"state: {name} must be the model's own, which prepares its data or scales its outputs")
