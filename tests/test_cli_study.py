@@ -182,6 +182,8 @@ def test_threads(run, tmp_path):
         (("--html", "/nowhere/a.html"), "there is no folder /nowhere"),
         (("--json", "/nowhere/a.json"), "there is no folder /nowhere"),
         (("--lr", -1), "lr"),
+        (("--best-seconds", -1), "--best-seconds must be at least 0, and finite; got -1.0"),
+        (("--best-bytes", "nan"), "--best-bytes must be at least 0, and finite; got nan"),
     ],
 )
 def test_wrong_options(run, tmp_path, options, message):

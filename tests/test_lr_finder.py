@@ -195,6 +195,8 @@ def test_a_plot_has_the_curve():
     np.testing.assert_array_equal(losses, test.smoothed)
     assert (ax.get_xscale(), ax.lines[2].get_xdata()[0]) == ("log", 0.01)
     assert test.plot(ax) is ax
+    with pytest.raises(TypeError, match="ax must be Axes of Matplotlib; got .rates.png."):
+        test.plot("rates.png")
     pyplot.close(ax.figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pathlib
 import statistics
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
 
+from sklearn.metrics import roc_auc_score  # noqa: E402
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit  # noqa: E402
 
 import fastopt as fo  # noqa: E402
@@ -117,6 +119,30 @@ def test_folds(flowers, cv):
     x, y = flowers
     result = search(x, y, {"lr": [0.01], "layers": (4,)}, sampler="grid", cv=cv, **QUICK)
     assert len(result.best.scores) == getattr(cv, "n_splits", cv)
+
+
+def test_folds_by_their_rows(flowers):
+    x, y = flowers
+    options = {"sampler": "grid", **QUICK}
+    splitter = StratifiedKFold(3)
+    pairs = list(splitter.split(x, y))
+    masks = [tuple(np.isin(np.arange(len(x)), rows) for rows in pair) for pair in pairs]
+    found = [search(x, y, {"lr": [0.01]}, cv=cv, **options).best.scores for cv in (splitter, pairs, iter(pairs), masks)]
+    assert found[0] == found[1] == found[2] == found[3]
+    assert len(found[0]) == 3
+
+
+@pytest.mark.parametrize(("loss", "outputs"), [("binary_crossentropy", 1), ("sparse_categorical_crossentropy", 2)])
+def test_a_figure_of_all_rows_is_searched(flowers, loss, outputs):
+    x, y = flowers
+    folds = list(StratifiedKFold(2, shuffle=True, random_state=0).split(x, y == "a"))
+    options = {"sampler": "grid", "cv": 2, "loss": loss, "backend": "numpy", "epochs": 3}
+    best = search(x, y == "a", {"lr": [0.01], "layers": ()}, monitor="val_auc", **options).best
+    for (train, test), score in zip(folds, best.scores, strict=True):
+        model = fo.Sequential([fo.Dense(outputs, "sigmoid" if outputs == 1 else "softmax")], backend="numpy")
+        model.compile(fo.Adam(lr=0.01), loss)
+        model.fit(x[train], y[train] == "a", epochs=3)
+        assert score == pytest.approx(roc_auc_score(y[test] == "a", model.predict(x[test])[:, -1]))
 
 
 def test_patience_ends_a_training_and_takes_its_best_epoch(flowers):
@@ -345,7 +371,7 @@ def test_a_grid_goes_on_after_an_interrupt(flowers):
 # ---------------------------------------------------------------- output and refusals
 def test_a_database_that_cannot_be_opened(flowers, monkeypatch):
     x, y = flowers
-    for url in ("nowhere", "sqlite:////no/such/folder/trials.db"):
+    for url in ("nosuch://place", "sqlite:////no/such/folder/trials.db"):
         with pytest.raises(ValueError, match=f"the storage '{url}' cannot be opened: "):
             search(x, y, {"lr": [0.01, 0.1]}, storage=url, **QUICK)
     memory, calls = optuna.storages.InMemoryStorage(), []
@@ -407,6 +433,10 @@ REFUSALS = [
     ({"optimizer": ["adem"]}, {}, "optimizer must be among"),
     ({"lr": [-1.0]}, {}, "lr"),
     ({"batch_size": [0]}, {}, "batch_size"),
+    ({"lr": [0.1, -1.0]}, {}, r"lr must be .*; got -1.0 \(in a trial with lr=-1.0\)"),
+    ({"dropout": (0.0, 1.5)}, {}, r"rate must be in \[0, 1\); got 1.5 \(in a trial with dropout=1.5"),
+    ({"optimizer": ["adam", "sgd"], "momentum": [0.5, -0.9]}, {}, "momentum.*in a trial with optimizer='sgd', mom"),
+    ({"epochs": [3, 0]}, {}, "epochs must be at least 1; got 0"),
     ({"layers": [(0,)]}, {}, "the width of a layer must be at least 1"),
     ({"lr": [0.1]}, {"sampler": "bayes"}, "sampler"),
     ({"lr": [0.1]}, {"sampler": "grid", "trials": 3}, "a grid has as many trials as points"),
@@ -414,6 +444,11 @@ REFUSALS = [
     ({"lr": [0.1]}, {"jobs": 0}, "jobs must be at least 1"),
     ({"lr": [0.1]}, {"cv": 0}, "cv must be at least 1"),
     ({"lr": [0.1]}, {"cv": 5000}, r"cv must split the \d+ rows; got 5000: .*n_splits"),
+    ({"lr": [0.1]}, {"cv": []}, "cv must have a fold at least"),
+    ({"lr": [0.1]}, {"cv": [3]}, r"cv must split the \d+ rows; got a list: cannot unpack"),
+    ({"lr": [0.1]}, {"cv": [([0, 1], [5000])]}, r"cv must have numbers of rows, from 0 to \d+; got a list"),
+    ({"lr": [0.1]}, {"cv": [([0, 1], [])]}, "cv must have numbers of rows"),
+    ({"lr": [0.1]}, {"storage": "trials.db"}, "storage must be a URL such as 'sqlite:///trials.db'; got 'trials.db'"),
     ({"lr": [0.1]}, {"resume": True}, "resume goes on with a study of a storage"),
     ({"lr": [0.1]}, {"monitor": "loss"}, "monitor must be a figure of the validation, such as val_accuracy"),
     ({"lr": [0.1]}, {"monitor": "val_nothing"}, "nothing"),
@@ -440,8 +475,14 @@ def test_more_refusals(flowers):
         search(x, y, ["lr"])
     with pytest.raises(TypeError, match="build must be a function of the settings; got"):
         search(x, y, {"lr": [0.1]}, build=3)
-    with pytest.raises(TypeError, match="cv must be a number of folds, or a splitter of scikit-learn's; got 'x'"):
+    with pytest.raises(
+        TypeError, match="cv must be a number of folds, a splitter of scikit-learn's or pairs.*; got 'x'"
+    ):
         search(x, y, {"lr": [0.1, 0.2]}, cv="x")
+    with pytest.raises(
+        TypeError, match="storage must be a URL such as .*, or a storage of Optuna's; got a PurePosixPath"
+    ):
+        search(x, y, {"lr": [0.1, 0.2]}, storage=pathlib.PurePosixPath("trials.db"))
 
 
 def test_an_array_of_numpys_is_a_list():

@@ -258,7 +258,14 @@ def test_a_killed_study_goes_on(tmp_path):
 
 # ---------------------------------------------------------------- answers
 def made_up(
-    runs, timings=(), layers=((1,), (4,), (16,)), shares=(0.25, 0.5, 1.0), epochs=(5, 10), rows=1000, batch_size=50
+    runs,
+    timings=(),
+    layers=((1,), (4,), (16,)),
+    shares=(0.25, 0.5, 1.0),
+    epochs=(5, 10),
+    rows=1000,
+    batch_size=50,
+    constant_error=None,
 ):
     """A result of figures that were made up."""
     grid = Grid.of(list(layers), list(shares), list(epochs), batch_size, 2)
@@ -271,7 +278,7 @@ def made_up(
         "dtype": "float32",
         "settings": {},
     }
-    return StudyResult(grid, Shape(3, 2, 4), rows, 500, True, runs, timings, "here", header)
+    return StudyResult(grid, Shape(3, 2, 4), rows, 500, True, runs, timings, "here", header, constant_error)
 
 
 def lawful(noise=0.0):
@@ -307,6 +314,9 @@ def test_an_error_that_does_not_fall_stays():
     runs, timings = lawful()
     found = made_up([run._replace(test_error=0.3) for run in runs], timings)
     answers = " ".join(found.answers())
+    slowly = made_up([run._replace(test_error=0.3 * run.rows**-0.01) for run in runs], timings).answers()
+    assert "Error of 3-1-2 against rows: it does not fall as they become more." in slowly
+    assert any("Twice the data: the error would stay at 28 %," in answer for answer in slowly)
     assert "Twice the data: the error would stay at 30 %, the time of a training go from" in answers
     assert "Error against parameters: it does not fall as they become more." in answers
     assert "%), the time of a training go from" in " ".join(made_up(*lawful()).answers())
@@ -397,6 +407,33 @@ def test_verdicts(kinds, errors):
     assert judged(*errors, layers=((1,), (4,))[: len(errors)]) == kinds
 
 
+def test_models_that_hardly_learn_underfit():
+    runs = [Run((1,), 1000, 50, s, e, 0.1, 0.85, 0.86, 1.0, 1.0) for s in (0, 1) for e in (5, 10)]
+    for constant, kind in ((None, "fits"), (0.9, "underfits"), (0.95, "fits")):
+        ((_, judged),) = made_up(runs, layers=((1,), (4,)), shares=(1.0,), constant_error=constant).verdicts
+        assert judged.kind == kind
+        assert judged.reason.endswith("; one answer for all rows has 90 %") == (kind == "underfits")
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers", "vectors", "one-hot"])
+def test_the_error_of_a_constant(kind):
+    x, y = clouds(80)
+    labels = np.where(y == 1, "most", np.where(np.arange(80) % 3 > 0, "most", "few"))
+    targets = {"labels": labels, "numbers": x[:, 0] + 5, "vectors": x[:, :2] + 5, "one-hot": np.eye(3)[y]}[kind]
+    loss = {"loss": "categorical_crossentropy"} if kind == "one-hot" else {}
+    found = study(
+        x[:60], targets[:60], test_data=(x[60:], targets[60:]), layers=[2, 3], shares=[1.0], epochs=1, seeds=1, **loss,
+        **QUICK,
+    )  # fmt: skip
+    expected = {
+        "labels": lambda: np.mean(targets[60:] == "few"), "one-hot": lambda: None,
+        "numbers": lambda: np.mean((targets[60:] - targets[:60].mean()) ** 2),
+        "vectors": lambda: np.mean((targets[60:] - targets[:60].mean(axis=0)) ** 2),
+    }[kind]()  # fmt: skip
+    assert found.constant_error == (None if expected is None else pytest.approx(expected))
+    assert found.to_dict()["constant_error"] == found.constant_error
+
+
 def test_verdicts_are_told_with_their_figures():
     runs = [
         Run((1,), 1000, 50, s, e, 0.1, t, v, 1.0, 1.0) for s in (0, 1) for e, t, v in ((5, 0.1, 0.2), (10, 0.02, 0.25))
@@ -450,6 +487,23 @@ def test_json_has_everything(result):
     assert {verdict["kind"] for verdict in found["verdicts"]} <= {"fits", "underfits", "overfits", "unfinished"}
 
 
+def test_settings_that_are_no_json_are_kept_by_their_words(tmp_path):
+    settings = {"lr": fo.schedules.Cosine(0.1, 9), "betas": (0.8, np.float32(0.5))}
+    options = {"layers": [2, 3], "shares": [1.0], "epochs": 1, "seeds": 1, "settings": settings, **QUICK}
+    x, y = clouds(60)
+    stored = {"storage": str(tmp_path / "study.jsonl")}
+    found = study(x, y, **options, **stored)
+    assert json.loads(json.dumps(found.to_dict()))["data"]["settings"] == {
+        "lr": repr(settings["lr"]), "betas": [0.8, 0.5],
+    }  # fmt: skip
+    size = (tmp_path / "study.jsonl").stat().st_size
+    study(x, y, **options, **stored, resume=True)
+    assert (tmp_path / "study.jsonl").stat().st_size == size
+    other = {**settings, "lr": fo.schedules.Cosine(0.2, 9)}
+    with pytest.raises(ValueError, match="is of another study: its settings"):
+        study(x, y, **{**options, "settings": other}, **stored, resume=True)
+
+
 def test_the_table_has_a_line_for_every_size_and_share(result):
     lines = str(result).partition("\n\n")[0].splitlines()
     assert len(lines) == 10
@@ -477,6 +531,9 @@ def test_the_table_has_a_line_for_every_size_and_share(result):
         ({"test_split": 1.0}, ValueError, "test_split must be in [0, 1)"),
         ({"test_data": (np.zeros((4, 5)), np.full(4, 7))}, ValueError, "labels of test_data must be among those of y"),
         ({"test_data": (np.zeros((4, 2)), np.zeros(4))}, ValueError, "test_data must be x (n, 5)"),
+        ({"test_data": (np.zeros((0, 5)), np.zeros(0, int))}, ValueError, "(of the rows to test on)"),
+        ({"test_data": (np.full((4, 5), np.nan), np.zeros(4, int))}, ValueError, "x must be finite; got nan at index"),
+        ({"test_data": (np.zeros((4, 5)), np.zeros((4, 2), int))}, ValueError, "(of the rows to test on)"),
         ({"settings": {"layers": [3]}}, ValueError, "layers must be an argument of study"),
         ({"settings": {"epochs": 3}}, ValueError, "epochs must be an argument of study"),
         ({"settings": {"momentum": 0.9}}, ValueError, "got 'momentum'"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import _backends, _files
 from .._files import check_writable
+from .._validation import check_number
 from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
@@ -116,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
     for option, path in (("--html", args.html), ("--json", args.json)):
         if path not in (None, PRINTED):
             check_writable(option, path)
+    for name, value in _budget(args).items():
+        check_number(f"--best-{name}", value, 0.0)
     grid = Grid.of(
         _sizes(args.layers) or LAYERS, args.shares or SHARES, args.epochs or EPOCHS, args.batch_size or 64, args.seeds
     )

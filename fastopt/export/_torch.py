@@ -49,10 +49,11 @@ def to_torch(model: Sequential) -> nn.Sequential:
 
     Raises ImportError without torch (extra `torch`); ValueError as all exports do.
     """
-    return _module_of("to_torch", model)
+    return _module("to_torch", model)
 
 
-def _module_of(call: str, model: Sequential) -> nn.Sequential:
+def _module(call: str, model: Sequential) -> nn.Sequential:
+    """`to_torch`; call: the function that a refusal names."""
     modules, torch = import_torch()
     found = read(call, model)
     dtype = getattr(torch, found.dtype.name)
@@ -257,7 +258,7 @@ def to_state_dict(model: Sequential) -> dict[str, Any]:
 
     Of Sequential([Dense(4, "relu"), Dense(2)]) the names are 0.weight, 0.bias, 2.weight and 2.bias: 1 is the ReLU.
     """
-    return dict(_module_of("to_state_dict", model).state_dict())
+    return dict(_module("to_state_dict", model).state_dict())
 
 
 def load_state_dict(model: Sequential, state: Mapping[str, Any]) -> None:
@@ -271,11 +272,11 @@ def load_state_dict(model: Sequential, state: Mapping[str, Any]) -> None:
     is changed then.
     """
     _, torch = import_torch()
-    if isinstance(model, QuantizedModel):
-        raise ValueError(f"load_state_dict: {REASON}")
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a state_dict; got {describe(state)}")
-    module = _module_of("load_state_dict", model)
+    module = _module("load_state_dict", model)
+    if isinstance(model, QuantizedModel):
+        raise ValueError(f"load_state_dict: {REASON}")
     ours = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
     fixed = {name for name in ours if name.endswith((".factor", ".term"))}
     given = {name: torch.as_tensor(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}

@@ -55,8 +55,10 @@ class RangeTest:
     def plot(self, ax: Any = None) -> Any:
         """Draw losses over rates into a Matplotlib `Axes`, by default of a new figure; return it.
 
-        ImportError without Matplotlib (extra `plot`).
+        ImportError without Matplotlib (extra `plot`). `plot().figure.savefig("rates.png")` makes a file of it.
         """
+        if ax is not None and not hasattr(ax, "plot"):
+            raise TypeError(f"ax must be Axes of Matplotlib; got {describe(ax)}")
         try:
             from matplotlib import pyplot
         except ImportError as error:

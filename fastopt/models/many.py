@@ -14,6 +14,7 @@ from ..batches import BatchSize
 from ..callbacks import Callback
 from ..kernels.spec import row_numbers
 from . import _queue, training
+from ._items import are_items, gathered
 from ._shared_intake import SharedIntake
 from .history import History
 from .progress import ModelBar, wants_bar
@@ -81,6 +82,8 @@ def fit_many(
     own = _checked_models(models)
     training.check_verbose(verbose)
     count, among = len(own), _rows(rows, len(own))
+    if are_items(validation_data):  # read once, for all
+        validation_data = gathered("validation_data", validation_data)
     per_model = zip(
         _each("epochs", epochs, count),
         _each("batch_size", batch_size, count),

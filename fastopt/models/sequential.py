@@ -43,6 +43,7 @@ from . import (
 from ._augment import Augment
 from ._incremental import Incremental
 from ._intake import Learnt
+from ._items import split_rows
 from ._magnitudes import chosen_layers
 from ._masks import check_states
 from ._probabilities import probabilities, refusal
@@ -204,7 +205,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         epochs: int | None = None,
         batch_size: BatchSize = 32,
         validation_split: float = 0.0,
-        validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
+        validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
+        | Iterable[Any] | None = None,
         shuffle: bool | str = True,
         callbacks: Callback | Sequence[Callback] | None = (),
         verbose: int | str = "auto",
@@ -257,7 +259,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           `history.batch_size_reason` and the log ("fastopt", INFO), and the next fit of this model to
                           data of this size takes it, too, as does a training that goes on from a checkpoint
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
-        validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
+        validation_data   (x, y) to validate on instead, or (x, y, sample_weight); or an iterable of such items, such as
+                          a DataLoader, whose rows are gathered once
         shuffle           go through the rows in a new order every epoch: it follows from seed and `epochs_done` alone.
                           "blocks" is for a memory map beyond memory: blocks of neighbouring rows, 1 MB of x each, come
                           in random order, and within every 64 blocks rows are mixed, so that 64 MB of the file are
@@ -526,13 +529,16 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def evaluate(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: ArrayLike | Iterable[Any],
+        y: ArrayLike | None = None,
         batch_size: int = 1024,
         nan: str = "raise",
         sample_weight: ArrayLike | None = None,
     ) -> dict[str, float]:
         """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout.
+
+        Without y, x is an iterable of items (x, y) or (x, y, weights), such as a DataLoader, whose rows are gathered
+        first: an iterator is used up.
 
         Labels must be among `classes`. With a `target_scale` the figures are in its units, as those of `fit`. With
         sample_weight (n,) they are sum(w l) / sum(w), as scikit-learn's: a weight of 2 is a row given twice, and 0
@@ -548,6 +554,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         loss = self._compiled()
         batch_size = check_count("batch_size", batch_size)
         check_name("nan", nan, NAN)
+        if y is None:
+            x, y, sample_weight = split_rows(x, sample_weight)
         raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:

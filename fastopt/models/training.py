@@ -34,6 +34,7 @@ from ..kernels.spec import (
 )
 from ._averages import Averages, work_after
 from ._intake import Data
+from ._items import are_items, gathered
 from ._late_callbacks import rule_of, teller
 from ._limits import check_checkpoints, check_limits
 from ._masks import Masks
@@ -138,12 +139,13 @@ class FitOptions:
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
-            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) not in (2, 3):
+            if are_items(self.validation_data):
+                object.__setattr__(self, "validation_data", gathered("validation_data", self.validation_data))
+            elif not isinstance(self.validation_data, tuple | list) or len(self.validation_data) not in (2, 3):
                 raise TypeError(
-                    "validation_data must be a tuple (x, y) or (x, y, sample_weight); got"
+                    "validation_data must be a tuple (x, y) or (x, y, sample_weight), or an iterable of such items; got"
                     f" {describe(self.validation_data)}"
                 )
-
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
         if self.pruning is not None:

@@ -36,9 +36,13 @@ class Objective:
         """Raise TypeError or ValueError for settings that no network has, and for a figure that it lacks."""
         if self._options.build is None:
             for settings in self._space.examples():
-                model = self._task.model(settings)
-                FitOptions(**{name: settings[name] for name in FIT if name in settings})
-            if self._monitor.removeprefix("val_") not in ("loss", *model.metrics):
+                try:
+                    model = self._task.model(settings)
+                    FitOptions(**{name: settings[name] for name in FIT if name in settings})
+                except (TypeError, ValueError) as error:
+                    tried = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+                    raise type(error)(f"{error} (in a trial with {tried})") from error
+            if self._monitor.removeprefix("val_") not in ("loss", *model.metrics, *model.metric_functions):
                 raise ValueError(f"monitor must be val_loss, or val_ and a metric; got {self._monitor!r}")
 
     def build(self, settings: dict[str, Any]) -> Sequential:

@@ -62,7 +62,7 @@ def search(
     trials      number of trials, 20 by default; of a grid all its points
     sampler     "tpe", "random" or "grid" (lists alone), Optuna's
     cv          number of folds, those of classes stratified; 1 holds out a fifth of the rows; or a splitter of
-                scikit-learn's
+                scikit-learn's, or a list of (training rows, validation rows) by their numbers
     epochs      of each training, where space has none
     monitor     the figure to search by: "val_accuracy" of classes, else "val_loss"; "val_" and a metric's name. The
                 score of a trial is the mean over the folds, of the last epoch

@@ -148,12 +148,17 @@ class Space:
         return {name: value for name, value in settings.items() if self._takes(settings, name)}
 
     def examples(self) -> Iterator[dict[str, Any]]:
-        """Settings with the first value of each, for every optimizer: impossible ones show before the first trial."""
+        """Settings with each value, and each end of a range, for every optimizer: impossible ones show before trials.
+
+        Of several settings one alone has another value than its first.
+        """
+        first = {**{name: self.values(name, None)[0] for name in self.free}, **self.fixed}
+        changes = [{name: value} for name in self.free for value in self.values(name, None)[1:] if name != "optimizer"]
         for optimizer in self.values("optimizer", OPTIMIZER):
-            settings = {**{name: self.values(name, None)[0] for name in self.free}, **self.fixed}
-            if "optimizer" in settings:
-                settings["optimizer"] = optimizer
-            yield {name: value for name, value in settings.items() if self._takes(settings, name)}
+            for change in ({}, *changes):
+                settings = {**first, **change, **({"optimizer": optimizer} if "optimizer" in first else {})}
+                if all(self._takes(settings, name) for name in change):
+                    yield {name: value for name, value in settings.items() if self._takes(settings, name)}
 
     def settings_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a finished trial, by what the database keeps of it."""

@@ -12,11 +12,13 @@ import numpy as np
 
 from .._metrics import rises
 from .._task import Task
+from .._validation import describe
 from ._options import Options
 from ._optuna import optuna
 from ._space import Space
 
 DIGESTED = 1000  # rows of the features, at most, by which data are told from others
+EXAMPLE = "sqlite:///trials.db"
 ATTEMPTS = 3  # to open a database
 MADE_TWICE = ("already exists", "alembic_version")  # words of errors: a table, or the row of its version
 FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -88,8 +90,12 @@ def _opened(storage: Any) -> Any:
 
     Two processes that make a new database at the same time get into each other's way: the later one opens it again.
     """
+    if storage is not None and not isinstance(storage, str | optuna.storages.BaseStorage):
+        raise TypeError(f"storage must be a URL such as {EXAMPLE!r}, or a storage of Optuna's; got {describe(storage)}")
     if not isinstance(storage, str):
         return storage
+    if "://" not in storage:
+        raise ValueError(f"storage must be a URL such as {EXAMPLE!r}; got {storage!r}")
     for attempt in range(ATTEMPTS):
         try:
             return optuna.storages.get_storage(storage)

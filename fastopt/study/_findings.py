@@ -61,6 +61,7 @@ class Findings:
     timings   all measured times
     machine   name of the machine whose times count
     header    data and settings
+    constant_error  test error of the best answer that is the same for all rows; None if it is not known
     """
 
     grid: Grid
@@ -72,6 +73,7 @@ class Findings:
     timings: Sequence[Timing]
     machine: str
     header: dict[str, Any]
+    constant_error: float | None = None
 
     # ---------------------------------------------------------------- errors
 
@@ -122,7 +124,10 @@ class Findings:
     def verdicts(self) -> list[tuple[Point, Verdict]]:
         """A judgement of every size and share: underfits, overfits, unfinished (more epochs would help), or fits."""
         counts = {layers: self.shape.parameters(layers) for layers in self.grid.layers}
-        return [(point, verdict(point, self.points, counts, self.is_classification)) for point in self.best_points]
+        return [
+            (point, verdict(point, self.points, counts, self.is_classification, self.constant_error))
+            for point in self.best_points
+        ]
 
     @cached_property
     def law_of_parameters(self) -> PowerLaw | None:

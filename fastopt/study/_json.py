@@ -36,6 +36,7 @@ def findings_as_json(result: Findings) -> dict[str, Any]:
                 ("parameters_and_rows", result.law),
             )
         },
+        "constant_error": result.constant_error,
         "verdicts": [
             {"layers": point.layers, "rows": point.rows, "kind": judged.kind, "reason": judged.reason}
             for point, judged in result.verdicts

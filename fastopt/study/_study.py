@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -116,6 +117,7 @@ def run(data: Data, grid: Grid, options: Options) -> StudyResult:
     grid.check(data.task.rows)
     for layers in grid.layers:
         data.task.model({**options.settings, "layers": layers})  # raises for settings that no network has
+    _check_test_rows(data)
     header = _header(data, options.settings)
     path = None if options.storage is None else _files.path_of("storage", options.storage)
     journal = Journal(path, header, options.resume)
@@ -126,7 +128,7 @@ def run(data: Data, grid: Grid, options: Options) -> StudyResult:
     task = data.task
     return StudyResult(
         grid, data.shape, task.rows, len(data.y_test), task.is_classification, journal.runs, journal.timings,
-        name_of_machine(task.backend), header,
+        name_of_machine(task.backend), header, data.constant_error,
     )  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def _split(task: Task, test_data: Any, test_split: float) -> Data:
         if task.classes is not None:
             unknown = np.setdiff1d(targets, task.classes)
             if len(unknown):
-                raise ValueError(f"labels of test_data must be among those of y; got {unknown[0]!r}")
+                raise ValueError(f"labels of test_data must be among those of y; got {unknown[:1].tolist()[0]!r}")
         return Data(task, rows, targets)
     held_out = round(check_number("test_split", test_split, 0.0, 1.0) * task.rows)
     if not 0 < held_out < task.rows:
@@ -159,15 +161,35 @@ def _split(task: Task, test_data: Any, test_split: float) -> Data:
     return Data(task._replace(x=x, y=y), x_test, y_test)
 
 
+def _check_test_rows(data: Data) -> None:
+    """Raise TypeError or ValueError for test rows that no model takes, before the first training."""
+    model = data.task._replace(standardize=False, backend="numpy").model({"layers": ()})
+    model.build(data.shape.inputs)
+    try:
+        model.evaluate(data.x_test, data.y_test)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error} (of the rows to test on)") from error
+
+
 def _header(data: Data, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The data and settings of a study, by which a file is known again."""
     task = data.task
     return {
         "rows": task.rows, "test_rows": len(data.y_test), "inputs": data.shape.inputs, "outputs": task.outputs,
         "loss": task.loss, "is_classification": task.is_classification, "standardize": task.standardize,
-        "dtype": task.dtype, "backend": task.backend, "seed": task.seed, "settings": dict(settings),
+        "dtype": task.dtype, "backend": task.backend, "seed": task.seed, "settings": _plain(settings),
         "digest": _digest(task.y, data.y_test, *(_sample(x) for x in (task.x, data.x_test))),
     }  # fmt: skip
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in values of JSON; schedules and other objects by their `repr`."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_plainly))
+    return found
+
+
+def _plainly(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else repr(value)
 
 
 def _sample(x: Any) -> np.ndarray:

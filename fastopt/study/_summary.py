@@ -12,6 +12,7 @@ NOTABLE = 0.02  # relative differences of errors below it are none
 SMALL_GAP = 0.15  # of the test error: the training error is nearly as large, so the model lacks freedom
 LARGE_GAP = 0.5  # of the test error: the training error is less than half of it, so the model knows the rows by heart
 SURE = 2.0  # standard errors
+IDLE = 0.9  # of the error of the best constant: a model with a larger training error has hardly learned
 
 
 class Point(NamedTuple):
@@ -72,10 +73,13 @@ def best_of_each(found: Iterable[Point]) -> list[Point]:
     return list(best.values())
 
 
-def verdict(point: Point, found: Sequence[Point], parameters: dict[tuple[int, ...], int], percent: bool) -> Verdict:
+def verdict(
+    point: Point, found: Sequence[Point], parameters: dict[tuple[int, ...], int], percent: bool, constant: float | None
+) -> Verdict:
     """Judge a point by its gap, by the epochs before it, and by larger models on as many rows.
 
-    point: the best of its size and share; found: all points; parameters: numbers of them, by layers.
+    point: the best of its size and share; found: all points; parameters: numbers of them, by layers; constant: test
+    error of the best answer that is the same for all rows, None if it is not known.
     """
     same = [other for other in found if (other.layers, other.rows, other.batch_size) == point[:3]]
     larger = [
@@ -93,6 +97,8 @@ def verdict(point: Point, found: Sequence[Point], parameters: dict[tuple[int, ..
     if earlier is not None and _is_worse(earlier, last):
         before = f"{shown(earlier.test_error, percent)} after {earlier.epochs}"
         return Verdict("unfinished", f"{figures}; it was {before}, and falls yet")
+    if constant is not None and last.train_error > IDLE * constant:
+        return Verdict("underfits", f"{figures}; one answer for all rows has {shown(constant, percent)}")
     if last.gap > LARGE_GAP * last.test_error and last.gap > SURE * last.deviation:
         return Verdict("overfits", figures + ", yet larger models have less" * gains)
     if last.gap < SMALL_GAP * last.test_error and gains:

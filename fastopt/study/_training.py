@@ -35,6 +35,16 @@ class Data(NamedTuple):
         """Inputs and outputs of networks."""
         return Shape(self.task.x.shape[1], self.task.outputs, np.dtype(self.task.dtype).itemsize)
 
+    @property
+    def constant_error(self) -> float | None:
+        """Test error of the best answer that is the same for all rows; None for rows of 0 and 1."""
+        if not self.task.is_classification:
+            return float(np.mean((self.y_test - self.task.y.mean(axis=0, dtype=np.float64)) ** 2))
+        if self.task.y.ndim > 1:
+            return None
+        labels, counts = np.unique(self.task.y, return_counts=True)
+        return float(np.mean(self.y_test != labels[counts.argmax()]))
+
     def rows_of(self, rows: int, seed: int) -> np.ndarray:
         """Numbers of the rows of a share: the first of an order of its seed, so that smaller shares are part of it."""
         return np.random.default_rng([self.task.seed, seed]).permutation(self.task.rows)[:rows]

@@ -25,7 +25,7 @@ def time_words(result: Findings) -> list[str]:
     model = result.time
     terms = " + ".join(
         f"{term.coefficient.value:.3g}" + (f" x {term.name}" if term.name != "fit" else "") for term in model.terms
-    )
+    ).replace("+ -", "- ")
     typical = 100 * sorted(abs(model.errors))[len(model.errors) // 2]
     sentences = [f"Time: seconds = {terms}; R2 {model.r2:.4f}, median error {typical:.2g} %."]
     worst = model.worst_held_out()
@@ -63,7 +63,8 @@ def error_words(result: Findings) -> list[str]:
 def doubling_words(result: Findings, double: Doubling) -> str:
     """The error before and after, with the interval of its fall; or that it stays, where none is to be seen."""
     before, after = (result.shown_error(error.value) for error in (double.error, double.error_after))
-    if before == after:
+    law = result.law_of_rows
+    if before == after or (law is not None and not any(law.falls)):
         return f"stay at {before}"
     low, high = sorted((100 * (1 - double.ratio.low), 100 * (1 - double.ratio.high)))
     return f"go from {before} to {after} (less by {low:.2g} to {high:.2g} %)"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,27 +101,38 @@ def _product(product):
 
 
 # ---------------------------------------------------------------- codes of weights alone
-@register_jitable(forceinline=True)
-def _weight_of_int8(codes, k, j, columns):
-    return F(view(codes + k * columns + j, 1, np.int8)[0])
+def _int8_weight(code, k):
+    return F(code)
 
 
-@register_jitable(forceinline=True)
-def _weight_of_int4(codes, k, j, columns):
-    byte = view(codes + (k >> 1) * columns + j, 1, np.uint8)[0]
-    return F(np.int32((byte >> ((k & 1) * 4)) & 15) - 8)
+def _int4_weight(code, k):
+    """A byte has the codes of two rows, that of the first in its lower half."""
+    return F(np.int32((code >> ((k & 1) * 4)) & 15) - 8)
 
 
-@register_jitable(forceinline=True)
-def _weight_of_bfloat16(codes, k, j, columns):
-    return widen_bfloat16(view(codes + (k * columns + j) * 2, 1, np.uint16)[0])
+def _bfloat16_weight(code, k):
+    return widen_bfloat16(code)
 
 
-WEIGHTS: dict[int, Callable[..., Any]] = {8: _weight_of_int8, 4: _weight_of_int4, 16: _weight_of_bfloat16}
+class _Weight(NamedTuple):
+    """Storage of weights: dtype of the codes, rows of w in a row of codes, and weight of row k without its scale."""
+
+    T: Any
+    rows: int
+    of: Callable[..., Any]
 
 
-def _coded_weights(weight, scaled):
+WEIGHTS = {  # by bits
+    8: _Weight(np.int8, 1, _int8_weight),
+    4: _Weight(np.uint8, 2, _int4_weight),
+    16: _Weight(np.uint16, 1, _bfloat16_weight),
+}
+
+
+def _coded_weights(stored, scaled):
     """y = f(x w + b), w made of its codes."""
+    T, together, size = stored.T, stored.rows, np.dtype(stored.T).itemsize
+    weight = register_jitable(forceinline=True)(stored.of)
 
     def coded_weights(work, step, rank, num_ranks):
         d = read(work, CODED_WEIGHTS)
@@ -134,15 +145,16 @@ def _coded_weights(weight, scaled):
             for k in range(0, d.inputs, STRIP_ROWS):
                 depth = min(STRIP_ROWS, d.inputs - k)
                 for p in range(depth):
-                    # one row of the strip
+                    # one row of the strip, of arrays: LLVM makes no vectors of loads from computed addresses
                     W = view(strip + p * STRIP_COLS * 4, n, F)
+                    row = view(codes + ((k + p) // together * outputs + c) * size, n, T)
                     if scaled:
                         scale = view(d.scales + ((k + p) // d.group * outputs + c) * 4, n, F)
                         for j in range(n):
-                            W[j] = weight(codes, k + p, c + j, outputs) * scale[j]
+                            W[j] = weight(row[j], k + p) * scale[j]
                     else:
                         for j in range(n):
-                            W[j] = weight(codes, k + p, c + j, outputs)
+                            W[j] = weight(row[j], k + p)
                 # its product; all blocks of rows but the first add to y
                 call_sgemm(
                     d.gemm, ROW_MAJOR, AS_IS, AS_IS, rows, n, depth, F(1), d.x + k * 4, d.inputs, strip, STRIP_COLS,
