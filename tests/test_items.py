@@ -84,9 +84,10 @@ def test_loaders_of_torch():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ([], TypeError, "without y, x must be an iterable of items"),
+        ([], ValueError, "must have items \\(x, y\\); got an iterable without any"),
         (iter([]), ValueError, "must have items \\(x, y\\); got an iterable without any"),
-        (X, TypeError, "without y, x must be an iterable of items \\(x, y\\); got a float"),
+        (X, ValueError, "x and y must have as many rows; .* without y, x must be an iterable of items"),
+        (7, TypeError, "without y, x must be an iterable of items \\(x, y\\); got 7"),
         ("words", TypeError, "iterable of items"),
         (iter([X]), TypeError, "every item of x must be a tuple .* as item 1"),
         ([(X, Y), (X,)], TypeError, "every item of x must be a tuple .*as item 2"),

@@ -22,10 +22,20 @@ def are_items(given: Any) -> bool:
     return isinstance(given, Iterable) and not is_array and not isinstance(given, tuple | str | bytes | dict)
 
 
+def check_items(x: Any) -> None:
+    """Raise ValueError for an array, whose y is missing, and TypeError for what else is no iterable of items."""
+    if isinstance(shape := getattr(x, "shape", None), tuple):
+        raise ValueError(
+            f"x and y must have as many rows; got shapes {shape} and (): without y, x must be an iterable of items"
+            " (x, y)"
+        )
+    if isinstance(x, str | bytes | dict) or not isinstance(x, Iterable):
+        raise TypeError(f"without y, x must be an iterable of items (x, y); got {describe(x)}")
+
+
 def split_rows(x: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """Return x, y and weights of an x whose items have them, for a call without y."""
-    if not are_items(x):
-        raise TypeError(f"without y, x must be an iterable of items (x, y); got {describe(x)}")
+    check_items(x)
     if sample_weight is not None:
         raise ValueError("sample_weight is for arrays x and y, and y is left out; give items (x, y, weights)")
     rows, targets, *weights = gathered("x", x)

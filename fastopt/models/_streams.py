@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from ..losses import Loss
 from . import _intake, _row_weights
 from ._features import ONE_BATCH
 from ._intake import Data, Learnt
+from ._items import check_items
 from ._parts import NEVER, Advance, PartialEpoch, Train
 
 REPORT = 0.1  # seconds between two figures for the progress bar
@@ -58,13 +59,7 @@ class Items:
     taken: list[int]  # numbers of items of the epochs so far, that which runs among them
 
     def __init__(self, given: Any) -> None:
-        if isinstance(shape := getattr(given, "shape", None), tuple):
-            raise ValueError(
-                f"x and y must have as many rows; got shapes {shape} and (): without y, x must be an iterable of items"
-                " (x, y)"
-            )
-        if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
-            raise TypeError(f"without y, x must be an iterable of items (x, y); got {describe(given)}")
+        check_items(given)
         self._given, self._begun = given, iter(given)
         self.once = self._begun is given  # an iterator
         self._fresh = True  # of what is begun, no item is taken
