@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -54,7 +54,8 @@ class Pruning:
     layers   the name of a dense layer, or a list of names; None: all that are trained. Kernels alone are pruned
     begin    step from which on weights are pruned, from 0
     end      step at which the last are pruned; the steps after it train the rest. None: three quarters of the steps of
-             this `fit`, where that number is known
+             this `fit`, where that number is known; a training that goes on from a checkpoint keeps the end that it
+             began with, also for more epochs
     every    steps between two changes
     initial  the share at `begin`
 
@@ -72,6 +73,7 @@ class Pruning:
     end: int | None = None
     every: int = 100
     initial: float = 0.0
+    _fit_steps: int | None = field(default=None, init=False, repr=False, compare=False)  # of which `end` was made
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -105,7 +107,17 @@ class Pruning:
             )
         if steps <= self.begin:
             raise ValueError(f"begin must be below the steps of this fit, {steps}; got {self.begin}")
-        return replace(self, end=max(self.begin + 1, 3 * steps // 4))
+        made = replace(self, end=max(self.begin + 1, 3 * steps // 4))
+        object.__setattr__(made, "_fit_steps", steps)
+        return made
+
+    def going_on(self, end: int) -> Pruning:
+        """Return the schedule of a training that began with this end, if its own was made of a number of steps.
+
+        >>> Pruning(0.5).ending(1000).going_on(600).end, Pruning(0.5, end=700).ending(1000).going_on(600).end
+        (600, 700)
+        """
+        return self if self._fit_steps is None else replace(self, end=end).ending(self._fit_steps)
 
     def progress(self, step: int) -> float:
         """Return the share of the way from `initial` to `share` at a step, in [0, 1]; the schedule has an end."""

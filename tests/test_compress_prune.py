@@ -208,6 +208,28 @@ def test_batches_that_come_one_by_one():
     assert zero_where_pruned(model)
 
 
+@pytest.mark.parametrize("batches", [False, True])
+def test_more_epochs_than_the_checkpoint_was_to_have_keep_the_end_of_pruning(tmp_path, batches):
+    def training(epochs, pruning, **options):
+        model = model_of()
+        if batches:
+            items = [(X[i : i + 10], Y[i : i + 10]) for i in range(0, 60, 10)]
+            model.fit(items, epochs=epochs, steps_per_epoch=6, pruning=pruning, **options)
+        else:
+            model.fit(X, Y, epochs=epochs, batch_size=10, pruning=pruning, verbose=0, **options)
+        return model
+
+    path = tmp_path / "c"
+    training(2, Pruning(0.8, every=4), checkpoint=path, max_steps=5)
+    resumed = training(4, Pruning(0.8, every=4), resume=path)
+    whole = training(4, Pruning(0.8, every=4, end=9))  # three quarters of 12 steps
+    assert_same(resumed.get_weights(), whole.get_weights())
+    with pytest.raises(ValueError, match="end must be at most the steps of this fit, 6; got 9"):
+        training(1, Pruning(0.8, every=4), resume=path)
+    with pytest.raises(ValueError, match="pruning was .* end=9, .* and is .* end=10, "):
+        training(2, Pruning(0.8, every=4, end=10), resume=path)
+
+
 def test_a_training_that_is_killed_goes_on_to_the_bit(tmp_path, backend):
     def training(**options):
         model = model_of(backend, ema=fo.EMA(0.9))
@@ -371,10 +393,17 @@ def test_models_without_weights_and_frozen_ones_are_refused():
         prune(fo.Sequential([fo.Dense(2, trainable=False)], inputs=3), 0.5)
 
 
-@pytest.mark.parametrize("call", [lambda m: prune(m, 0.5), sparsity, unprune, lambda m: prune_neurons(m, 0.5)])
+@pytest.mark.parametrize("call", [lambda m: prune(m, 0.5), unprune, lambda m: prune_neurons(m, 0.5)])
 def test_models_of_integers_are_refused(call):
     with pytest.raises(ValueError, match="the weights of a quantized model are integers: prune the model that it was"):
         call(fo.compress.quantize(model_of(dtype="float32"), bits=4))
+
+
+def test_the_zeros_of_a_model_of_integers_are_those_of_its_weights():
+    model = fo.compress.quantize(prune(model_of(dtype="float32"), 0.5), bits=16)
+    with pytest.raises(ValueError, match="are integers: ask for the sparsity of model.dequantize()"):
+        sparsity(model)
+    assert sparsity(model.dequantize())["total"] == sparsity(prune(model_of(dtype="float32"), 0.5))["total"]
 
 
 @pytest.mark.parametrize("how", ["prune", "gradual", "later"])

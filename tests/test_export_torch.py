@@ -89,6 +89,25 @@ def test_state_dicts_that_do_not_fit():
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
+def test_state_dicts_into_integers_are_refused():
+    with pytest.raises(ValueError, match="load_state_dict: the weights of a quantized model are integers"):
+        load_state_dict(fo.compress.quantize(plain(fo.Dense(2)), bits=4), to_state_dict(plain(fo.Dense(2))))
+
+
+def test_tensors_without_real_values_are_refused():
+    model = plain(fo.Dense(2))
+    before, state = model.get_weights(), to_state_dict(model)
+    for wrong, message in (
+        (state["0.weight"].to(torch.complex64), "state must have real numbers; 0.weight is of torch.complex64"),
+        (state["0.weight"].to("meta"), "state must have real numbers; 0.weight is a tensor without values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_state_dict(model, {**state, "0.weight": wrong})
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+    with pytest.raises(ValueError, match=r"module 0 \(Linear\): its weights must have values; got a tensor without"):
+        from_torch(nn.Sequential(nn.Linear(3, 2, device="meta")))
+
+
 def test_what_comes_from_torch():
     module = nn.Sequential(
         nn.Flatten(),

@@ -277,8 +277,9 @@ def test_damaged_files(digits, change, message):
         ({"bits": 4, "weights_only": False}, ValueError, "weights_only=True"),
         ({"weights_only": 1}, TypeError, "weights_only must be True, False or None"),
         ({"calibration": "entropy"}, ValueError, "known: minmax, percentile, mse"),
-        ({"percentile": 0}, ValueError, "percentile"),
-        ({"percentile": 101}, ValueError, "percentile"),
+        ({"percentile": 0}, ValueError, r"percentile must be in \(0, 100\]; got 0"),
+        ({"percentile": 101}, ValueError, r"percentile must be in \(0, 100\]; got 101"),
+        ({"percentile": float("nan")}, ValueError, "percentile must be at least 0, and finite; got nan"),
         ({"group_size": 8}, ValueError, "group_size is for weights_only=True"),
         ({"group_size": 8, "bits": 16}, ValueError, "have no scales"),
         ({"group_size": -1, "bits": 4}, ValueError, "group_size"),
@@ -289,6 +290,11 @@ def test_damaged_files(digits, change, message):
 def test_wrong_arguments(digits, options, error, message):
     with pytest.raises(error, match=message):
         quantize(digits[0], **{"x": digits[1], **options})
+
+
+def test_all_percent_of_the_values_are_those_between_the_limits(digits):
+    whole, limits = (quantize(*digits[:2], calibration=name, percentile=100) for name in ("percentile", "minmax"))
+    assert [layer.input_scale for layer in whole.quantized] == [layer.input_scale for layer in limits.quantized]
 
 
 def test_wrong_models(digits):

@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
         "warmup",
         help="compile all kernels and keep them in the cache folder",
         description="Compile all kernels and keep them in the cache folder (see `fastopt info`), for example when an "
-        "image is built.",
+        "image is built. Update loops of pruned models, and of states of 8 bits, are left to "
+        "their first use.",
     )
     parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what kernels are for (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="only for this number type (default: all)")

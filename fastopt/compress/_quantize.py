@@ -69,9 +69,9 @@ def quantize(
     dtype('int8')
     """
     weights_only = _check_options(model, x, bits, weights_only, calibration)
-    percentile = check_number("percentile", percentile, 0.0, 100.0)
-    if not percentile > 0:
-        raise ValueError(f"percentile must be more than 0; got {percentile}")
+    percentile = check_number("percentile", percentile, 0.0)
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be in (0, 100]; got {percentile:g}")
     group = _check_group(group_size, bits, weights_only)
     backend = _backends.known(model.backend if backend is None else backend)
     inputs = model.inputs

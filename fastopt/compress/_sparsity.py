@@ -14,12 +14,15 @@ from ..models.sequential import Sequential
 TOTAL = "total"  # key of all weights together
 
 
-def check_model(model: Any) -> Sequential:
-    """Return the model; TypeError for anything but a Sequential, ValueError for one without weights of its own."""
+def check_model(model: Any, instead: str = "prune the model that it was made of first") -> Sequential:
+    """Return the model; TypeError for anything but a Sequential, ValueError for one without weights of its own.
+
+    instead: advice to those who give a quantized model.
+    """
     if not isinstance(model, Sequential):
         raise TypeError(f"model must be a Sequential; got {describe(model)}")
     if isinstance(model, QuantizedModel):
-        raise ValueError("the weights of a quantized model are integers: prune the model that it was made of first")
+        raise ValueError(f"the weights of a quantized model are integers: {instead}")
     if not model.built:
         raise ValueError("the model has no weights yet: call build, or fit")
     return model
@@ -36,7 +39,7 @@ def sparsity(model: Sequential) -> dict[str, float]:
     >>> {name: round(share, 3) for name, share in fo.compress.sparsity(model).items()}
     {'dense_1': 0.5, 'dense_2': 0.0, 'total': 0.333}
     """
-    parameters = check_model(model).get_weights()
+    parameters = check_model(model, "ask for the sparsity of model.dequantize()").get_weights()
     kernels = {name: parameters[i] for name, i in kernel_indices(model.layers, model.names).items()}
     zeros = {name: w.size - int(np.count_nonzero(w)) for name, w in kernels.items()}
     shares = {name: zeros[name] / w.size for name, w in kernels.items()}

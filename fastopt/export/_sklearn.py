@@ -66,8 +66,9 @@ def to_sklearn(model: Sequential) -> Any:
 
     A model for it has Dense layers alone, hidden ones with one activation of linear, sigmoid, tanh and relu, and ends
     in softmax, sigmoid or a linear layer. Linear outputs that a cross-entropy has trained, and classes in another order
-    than the sorted one, are brought into scikit-learn's form; a `target_scale` goes into the last layer. Parameters of
-    training are scikit-learn's defaults, which `partial_fit` goes on with.
+    than the sorted one, are brought into scikit-learn's form; a `target_scale` goes into the last layer. Outputs of yes
+    or no each make a classifier of several labels, which predicts 0 or 1 for each. Parameters of training are
+    scikit-learn's defaults, which `partial_fit` goes on with.
 
     Raises ImportError without scikit-learn (extra `sklearn`); ValueError as all exports do, also for models that
     prepare data: put scikit-learn's StandardScaler before the network instead.
@@ -92,10 +93,14 @@ def to_sklearn(model: Sequential) -> Any:
         mlp.out_activation_ = "identity"
     else:
         mlp = MLPClassifier(**options)
-        labels = np.arange(max(found.outputs, 2)) if found.classes is None else np.asarray(found.classes)
-        mlp.classes_, last = _sorted(labels, last, found.rule)
-        mlp.out_activation_ = "softmax" if len(labels) > 2 else "logistic"
-        mlp._label_binarizer = LabelBinarizer().fit(mlp.classes_)
+        if found.rule != "largest" and found.outputs > 1:  # each output says yes or no
+            mlp.classes_, mlp.out_activation_ = np.arange(found.outputs), "logistic"
+            mlp._label_binarizer = LabelBinarizer().fit(np.eye(found.outputs, dtype=int))
+        else:
+            labels = np.arange(max(found.outputs, 2)) if found.classes is None else np.asarray(found.classes)
+            mlp.classes_, last = _sorted(labels, last, found.rule)
+            mlp.out_activation_ = "softmax" if len(labels) > 2 else "logistic"
+            mlp._label_binarizer = LabelBinarizer().fit(mlp.classes_)
     weights[-1], biases[-1] = last
     _mark_as_fitted(mlp, weights, biases, found)
     return mlp
@@ -133,8 +138,6 @@ def _check(found: Prediction, layers: tuple[NamedLayer, ...], gives_logits: bool
         ends += ("linear",)
     if last not in ends:
         raise refusal("to_sklearn", f"the last activation {last!r}", "it has no such outputs, with their loss")
-    if found.rule not in (None, "largest") and found.outputs > 1:
-        raise refusal("to_sklearn", f"{found.outputs} outputs of yes or no each", "it takes classes, or numbers")
 
 
 def _scaled(last: tuple[np.ndarray, np.ndarray], found: Prediction) -> tuple[np.ndarray, np.ndarray]:

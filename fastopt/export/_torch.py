@@ -9,6 +9,7 @@ import numpy as np
 
 from .._validation import describe
 from ..layers import Activation, BatchNorm, Dense, Dropout, GaussianNoise, LayerNorm, Trained
+from ..models.quantized import REASON, QuantizedModel
 from ..models.sequential import Sequential
 from ..preprocessing import Normalization, Rescaling
 from ._building import Found, assemble, common_dtype
@@ -237,8 +238,15 @@ def _trainable(part: Any) -> bool:
     return asked == {True}
 
 
+def _unusable(tensor: Any) -> str:
+    return "a tensor without values, on the device 'meta'" if tensor.is_meta else f"of {tensor.dtype}"
+
+
 def _arrays(tensors: Any) -> list[np.ndarray]:
     common_dtype("from_torch", list(tensors)) if tensors else None
+    for tensor in tensors:
+        if tensor.is_meta:
+            raise ValueError(f"its weights must have values; got {_unusable(tensor)}")
     return [tensor.detach().cpu().numpy() for tensor in tensors]
 
 
@@ -267,9 +275,14 @@ def load_state_dict(model: Sequential, state: Mapping[str, Any]) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a state_dict; got {describe(state)}")
     module = _module("load_state_dict", model)
+    if isinstance(model, QuantizedModel):
+        raise ValueError(f"load_state_dict: {REASON}")
     ours = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
     fixed = {name for name in ours if name.endswith((".factor", ".term"))}
     given = {name: torch.as_tensor(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    for name, tensor in given.items():
+        if tensor.is_meta or tensor.is_complex():
+            raise ValueError(f"state must have real numbers; {name} is {_unusable(tensor)}")
     for name in fixed & set(given):
         if not torch.equal(given.pop(name).double().cpu(), ours[name]):
             raise ValueError(f"state: {name} must be the model's own, which prepares its data or scales its outputs")

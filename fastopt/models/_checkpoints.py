@@ -21,7 +21,7 @@ from .. import _files
 from .._validation import check_count, check_flag, check_number, describe
 from ..callbacks import Callback
 from ..layers import to_config
-from . import _description, _trainable, checkpoint
+from . import _description, _gradual, _trainable, checkpoint
 from ._data_memory import DataMemory
 from ._masks import take_masks
 from ._parts import PartialEpoch
@@ -216,6 +216,7 @@ def plan(model: Any, make: Any, begun: Plan, call: dict[str, Any]) -> Plan:
     if path is None:
         return begun._replace(call=call)
     saved = read(path, make, model, begun, call)
+    begun = begun._replace(options=_gradual.going_on(options, saved.call))
     return _with_size(begun, saved.call)._replace(call=dict(saved.call), saved=[saved])
 
 
@@ -266,6 +267,8 @@ def _parsed(
     entry = unpacked(entry, ours)
     if options.batch_size == "auto":
         call = {**call, "batch_size": check_count("batch_size", entry["call"]["batch_size"])}
+    if options.pruning is not None:
+        call = {**call, "pruning": _told(_gradual.going_on(options, entry["call"]).pruning)}
     if different := _differences(entry["call"], call):
         raise ValueError(f"it is of another training: {'; '.join(different)}")
     partial, position = entry["partial"], entry["position"]

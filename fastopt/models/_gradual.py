@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,17 @@ def resolved(options: Any, rows: int | None) -> Any:
     if options.pruning is None:
         return options
     return replace(options, pruning=options.pruning.ending(steps_of(options, rows)))
+
+
+def going_on(options: Any, call: Any) -> Any:
+    """The options of a `fit` that goes on from a checkpoint, with the end of pruning that its training began with.
+
+    call: that of the checkpoint, which has the words of its schedule.
+    """
+    found = re.search(r"\bend=(\d+)", str(call.get("pruning")))
+    if options.pruning is None or found is None:
+        return options
+    return replace(options, pruning=options.pruning.going_on(int(found[1])))
 
 
 def steps_of(options: Any, rows: int | None) -> int | None:
