@@ -77,7 +77,9 @@ def refused(error, words, call):
     else:
         raise AssertionError(f"nothing was refused: {{words}}")
 """
+# A rank is through once it has said so: threads of gloo, which lose their peer at the end, have aborted the process.
 ENDING = """
+open(f"{sys.argv[2]}.through{rank}", "w").close()
 dist.barrier()  # a rank that goes while the other still talks to it ends that one's threads
 dist.destroy_process_group()
 """
@@ -101,7 +103,8 @@ def on_two_ranks(tmp_path, request):
         finally:
             for process in ranks:
                 process.kill()  # one whose peer has failed waits for it
-        assert [process.returncode for process in ranks] == [0, 0], "\n".join(errors)
+        through = [(tmp_path / f"store.through{rank}").exists() for rank in range(2)]
+        assert through == [True, True], "\n".join(errors)
 
     return run
 
