@@ -65,6 +65,22 @@ def block_rows(inputs: int) -> int:
     return min(inputs, equal_size(inputs, DEPTH, DEPTH_UNIT))
 
 
+# ---------------------------------------------------------------- pieces
+@register_jitable
+def num_strip_pieces(rows, rows_of_strip, columns):
+    """Number of pieces of a matrix (rows, columns): a strip of rows each, and a chunk of columns."""
+    return num_pieces(rows, rows_of_strip) * num_pieces(columns, CHUNK)
+
+
+@register_jitable
+def strip_piece(piece, rows, rows_of_strip, columns):
+    """Return (strip, first row, number of rows, first column, number of columns) of a piece."""
+    across = num_pieces(columns, CHUNK)
+    strip, c = piece // across, piece % across * CHUNK
+    r = strip * rows_of_strip
+    return strip, r, min(rows_of_strip, rows - r), c, min(CHUNK, columns - c)
+
+
 # ---------------------------------------------------------------- entries
 def _build(T: Any, itemsize: int) -> Callable[..., None]:
     def build(work, step, rank, num_ranks):
@@ -106,12 +122,9 @@ def _pack(T: Any, itemsize: int) -> Callable[..., None]:
     def pack(work, step, rank, num_ranks):
         s = read(work, SPARSE)
         rows = batch_rows(s.run, step)
-        across = num_pieces(s.inputs, CHUNK)
-        for piece in pieces_of_rank(num_pieces(rows, rows_of_strip) * across, rank, num_ranks):
+        for piece in pieces_of_rank(num_strip_pieces(rows, rows_of_strip, s.inputs), rank, num_ranks):
             # one strip and some columns; rows of the strip that are not there stay whatever they were
-            strip, c = piece // across, piece % across * CHUNK
-            n, r = min(CHUNK, s.inputs - c), strip * rows_of_strip
-            m = min(rows_of_strip, rows - r)
+            strip, r, m, c, n = strip_piece(piece, rows, rows_of_strip, s.inputs)
             source = s.rows_x + (r * s.inputs + c) * itemsize
             to = s.x + (strip * s.inputs + c) * ROW_BYTES
             whole_m, whole_n = (m // lanes * lanes, n // lanes * lanes) if unit else (0, 0)
@@ -136,12 +149,9 @@ def _unpack(T: Any, itemsize: int) -> Callable[..., None]:
     def unpack(work, step, rank, num_ranks):
         s = read(work, SPARSE)
         rows = batch_rows(s.run, step)
-        across = num_pieces(s.outputs, CHUNK)
-        for piece in pieces_of_rank(num_pieces(rows, rows_of_strip) * across, rank, num_ranks):
+        for piece in pieces_of_rank(num_strip_pieces(rows, rows_of_strip, s.outputs), rank, num_ranks):
             # one strip and some columns
-            strip, c = piece // across, piece % across * CHUNK
-            n, r = min(CHUNK, s.outputs - c), strip * rows_of_strip
-            m = min(rows_of_strip, rows - r)
+            strip, r, m, c, n = strip_piece(piece, rows, rows_of_strip, s.outputs)
             source = s.y + (strip * s.outputs + c) * ROW_BYTES
             to = s.rows_y + (r * s.outputs + c) * itemsize
             whole_m, whole_n = (m // lanes * lanes, n // lanes * lanes) if unit else (0, 0)
@@ -185,14 +195,13 @@ def _forward(T: Any, itemsize: int) -> Callable[..., None]:
     def forward(work, step, rank, num_ranks):
         s = read(work, SPARSE)
         rows = batch_rows(s.run, step)
-        chunks, num_blocks = num_pieces(s.outputs, CHUNK), num_pieces(s.inputs, s.block)
+        num_blocks = num_pieces(s.inputs, s.block)
         nowhere = s.scratch + rank * s.scratch_bytes
         own_entries = nowhere + ROW_BYTES
-        for piece in pieces_of_rank(num_pieces(rows, rows_of_strip) * chunks, rank, num_ranks):
+        for piece in pieces_of_rank(num_strip_pieces(rows, rows_of_strip, s.outputs), rank, num_ranks):
             # one strip of rows, one chunk of columns
-            strip, chunk = piece // chunks, piece % chunks
-            c = chunk * CHUNK
-            n = min(CHUNK, s.outputs - c)
+            strip, _, _, c, n = strip_piece(piece, rows, rows_of_strip, s.outputs)
+            chunk = c // CHUNK
             x, y = s.x + strip * s.inputs * ROW_BYTES, s.y + (strip * s.outputs + c) * ROW_BYTES
             entries = s.entries + view(s.room + chunk * 8, 1, np.int64)[0] * 2 * itemsize
             fits = view(s.fits + chunk * 8, 1, np.int64)[0] != 0
