@@ -38,7 +38,7 @@ class Dense(Frozen):
 
     units               number of outputs
     activation          linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu, gelu_tanh, hardswish,
-                        mish, or one of `Activation.define`; for the last layer of a model also softmax
+                        mish, or one of `Activation.define`; for the last layer of a model also softmax. None: linear
     use_bias            False leaves b out
     kernel_initializer  glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal, zeros, or an array
                         (inputs, units), which is copied
@@ -84,6 +84,8 @@ class Dense(Frozen):
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
         set_(self, "units", check_count("units", self.units))
         set_(self, "use_bias", check_flag("use_bias", self.use_bias))
+        if self.activation is None:  # as in Keras
+            set_(self, "activation", "linear")
         set_(self, "activation", check_name("activation", name_of(self.activation), known()))
         set_(self, "_key", key_of("activation", self.activation))  # of the formula that it has now
         check_label(self.name)

@@ -22,6 +22,7 @@ def test_columns():
     assert len(history) == 2
     assert "loss" in history
     assert "accuracy" not in history
+    assert list(history) == list(history.history)
     assert history.to_dict() == {"epoch": [3, 4], "loss": [0.5, 0.25], "seconds": [2.0, 1.0]}
 
 

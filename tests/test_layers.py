@@ -110,7 +110,7 @@ def test_repr(layer, text):
         (lambda: Dense(2.0), TypeError, "units must be a whole number; got 2.0"),
         (lambda: Dense(True), TypeError, "units must be a whole number; got True"),
         (lambda: Dense(2, "swish"), ValueError, f"unknown activation 'swish'; known: {', '.join(OUTPUTS)}"),
-        (lambda: Dense(2, None), TypeError, "activation must be one of linear, relu.*; got None"),
+        (lambda: Dense(2, 1), TypeError, "activation must be one of linear, relu.*; got 1"),
         (lambda: Dense(2, use_bias=1), TypeError, "use_bias must be True or False; got 1"),
         (
             lambda: Dense(2, kernel_initializer="uniform"),
@@ -154,3 +154,7 @@ def test_repr(layer, text):
 def test_wrong_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_no_activation_is_linear():
+    assert repr(Dense(2, None)) == repr(Dense(2)) == repr(Dense(2, activation="linear"))

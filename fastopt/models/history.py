@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,10 @@ class History:
             return self.history[among(name, self.history)]
         except (KeyError, AttributeError):
             raise KeyError(f"{name!r}; known: {', '.join(self.history) or 'nothing yet'}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the figures."""
+        return iter(self.history)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and among(name, self.history) in self.history
