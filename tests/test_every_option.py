@@ -5,6 +5,7 @@ A row for each parameter in the signatures: a new one without a row fails.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +174,7 @@ def test_rows_name_tests_that_are_there(table):
 
 def outcome(backend, call, arguments):
     """Weights, history and predictions of a small training, with arguments of a call in it."""
+    arguments = copy.deepcopy(arguments)  # optimizers and callbacks belong to one training
     fit: dict[str, Any] = {"epochs": 2, "batch_size": 10, "verbose": 0}
     compiled: dict[str, Any] = {"optimizer": "adam", "loss": CROSS_ENTROPY, "metrics": ["accuracy"]}
     model: dict[str, Any] = {"layers": [fo.Dense(4, "tanh"), fo.Dense(3)], "seed": 0, "backend": backend}
