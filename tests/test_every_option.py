@@ -15,6 +15,7 @@ import pytest
 from helpers_model import CROSS_ENTROPY, blobs
 
 import fastopt as fo
+from fastopt.kernels import cpu, reference
 
 X, Y = blobs(60)
 REAL = (X @ np.linspace(-1, 1, X.shape[1]) + 5).astype(np.float32)
@@ -68,12 +69,12 @@ COMPILE: dict[str, Any] = {
 }  # fmt: skip
 MODEL: dict[str, Any] = {
     "layers": [fo.Dense(3)], "seed": 1, "dtype": "float64",
-    "backend": At("test_every_option.py::test_options_change_a_training"),
+    "backend": At("test_every_option.py::test_backends_are_those_that_were_asked_for"),
     "inputs": At("test_model_structure.py::test_build_once"),
     "compute_dtype": At("test_model_compute.py::test_training_is_that_of_float32_but_for_rounding"),
 }  # fmt: skip
 ONES = {"bias_initializer": np.ones(4)}
-NAMED = At("test_checkpoint.py::test_everything_comes_back")
+NAMED = At("test_every_option.py::test_layers_have_their_names")
 TRAINED_NORM = {
     "epsilon": 0.5, "center": False, "scale": False, "beta_initializer": "ones", "gamma_initializer": "zeros",
     "trainable": False, "name": NAMED,
@@ -95,7 +96,8 @@ LAYERS: dict[Any, dict[str, Any]] = {  # of the first layer; those beside `units
     },
     fo.Activation: {"name": "relu", "label": NAMED},
     fo.Normalization: {
-        "axis": Changed({"axis": None}), "mean": Changed({"mean": 1.0, "variance": 2.0}),
+        "axis": Changed({"axis": None}),
+        "mean": Changed({"mean": 1.0, "variance": 2.0}, {"mean": 0.0, "variance": 2.0}),
         "variance": Changed({"mean": 1.0, "variance": 2.0}, {"mean": 1.0, "variance": 3.0}),
         "name": NAMED,
     },
@@ -114,7 +116,7 @@ OF_ALL: dict[str, Any] = {
     "master_weights": At("test_optim_16bit.py::test_small_updates_are_not_lost"),
     "seed": At("test_optim_16bit.py::test_seeds"),
     "capturable": At("kernels/cuda/test_capturable.py::test_steps_are_the_hosts"),
-    "backend": At("test_optim.py::test_every_option_off_its_default_shows"),
+    "backend": At("test_every_option.py::test_backends_are_those_that_were_asked_for"),
 }  # fmt: skip
 WITH_MOMENTUM = {"momentum": 0.9}
 OPTAX = {  # of that convention alone
@@ -169,7 +171,7 @@ def test_rows_name_tests_that_are_there(table):
     for row in table.values():
         if isinstance(row, At):
             path, _, name = row.path.partition("::")
-            assert f"def {name}" in (here / path).read_text(encoding="utf-8"), row.path
+            assert f"def {name}(" in (here / path).read_text(encoding="utf-8"), row.path
 
 
 def outcome(backend, call, arguments):
@@ -220,6 +222,22 @@ def test_options_change_a_training(backend, call, row):
 
 def test_trainings_without_an_option_are_alike(backend):
     assert same(outcome(backend, fo.Sequential.fit, {}), outcome(backend, fo.Sequential.compile, {}))
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
+def test_layers_have_their_names(layer):
+    label = "label" if layer is fo.Activation else "name"
+    model = fo.Sequential([layer(**NEEDED.get(layer, {}), **{label: "given"}), fo.Dense(1)])
+    assert model.names[0] == "given"
+
+
+def test_backends_are_those_that_were_asked_for(backend, monkeypatch):
+    model, seen, update = fo.Sequential([fo.Dense(3)], backend=backend, inputs=4), [], reference.ArrayPlan.update
+    assert type(model._network_for(training=False)) is (reference if backend == "numpy" else cpu).Network
+    monkeypatch.setattr(reference.ArrayPlan, "update", lambda *args: (seen.append(args), update(*args))[1])
+    for optimizer in OPTIMIZERS:
+        optimizer([np.ones(3)], lr=0.1, backend=backend).step([np.ones(3)])
+    assert len(seen) == len(OPTIMIZERS) * (backend == "numpy")
 
 
 def test_targets_may_be_standardized(backend):
