@@ -3,7 +3,9 @@
 LLVM's vectoriser makes sixteen loads of a look-up in a table. A table of 256 bytes is four registers, though, which two
 instructions of AVX-512 VBMI look up 64 elements in: so the map's float32 numbers are four tables, one for each of their
 bytes, whose results are interleaved: 21 instructions for 64 elements. Tables of the 32 exponents and of the pieces of a
-map are one or two registers. 16 elements take 6 instructions to dequantize, and 17 to quantize; those of Adam take 25.
+map are one or two registers. The signed map needs fewer: numbers are looked up by their magnitudes, and entries of its
+decades are powers of 2. 16 elements take 4 or 6 instructions to dequantize, and 14 or 16 to quantize; those of Adam
+take 25.
 
     dequantize(codes, largest, numbers)   a whole block; all are addresses, numbers aligned to 64 bytes
     factor = measure(numbers, largest)
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ...formulas.blockwise import BLOCK, EXPONENTS, LEAST, ZERO, Codebook
+from ...formulas.blockwise import BLOCK, DECADES, EXPONENTS, LEAST, ZERO, Codebook
 from ..runtime.frontend import cgutils, intrinsic, types
 from ..runtime.primitives import target_has
 
@@ -73,6 +75,47 @@ def _magnitude(builder: Any, x: Any) -> Any:
 
 
 # ---------------------------------------------------------------- dequantize
+def _planes(values: np.ndarray) -> list[list[Any]]:
+    """Tables of each of the four bytes of float32 numbers, 64 to a register."""
+    of_bytes = np.ascontiguousarray(values.view(np.uint8).reshape(-1, 4).T)
+    return [[_constant(part, BYTE) for part in plane.reshape(-1, 64)] for plane in of_bytes]
+
+
+def _unsigned_bytes(builder: Any, book: Codebook, code: Any) -> list[Any]:
+    """The bytes of the numbers of 64 codes, each looked up in a table of four registers."""
+    upper, found = builder.icmp_signed("<", code, ir.Constant(BYTES, [0] * 64)), []
+    for tables in _planes(book.values):
+        low = _call(builder, "vpermi2var.qi.512", BYTES, tables[0], code, tables[1])
+        high = _call(builder, "vpermi2var.qi.512", BYTES, tables[2], code, tables[3])
+        found.append(builder.select(upper, high, low))
+    return found
+
+
+def _signed_bytes(builder: Any, book: Codebook, code: Any) -> list[Any]:
+    """The same of the signed map, by the distance from the code of 0: a table of two registers, and the sign.
+
+    The largest code has a distance of 128, of which the table sees the lower 7 bits, and a number of its own, 1.
+    """
+    distance = builder.sub(code, _all_bytes(ZERO))
+    size = builder.select(
+        builder.icmp_signed("<", distance, _all_bytes(0)), builder.sub(_all_bytes(0), distance), distance
+    )
+    found = [
+        _call(builder, "vpermi2var.qi.512", BYTES, tables[0], size, tables[1]) for tables in _planes(book.entries[:128])
+    ]
+    found[3] = builder.or_(found[3], builder.and_(distance, _all_bytes(0x80)))
+    is_one = builder.icmp_signed("==", code, _all_bytes(255))
+    one = np.float32(1).reshape(1).view(np.uint8)
+    return [
+        builder.select(is_one, _all_bytes(byte.item()), bytes_) if k > 1 else bytes_
+        for k, (byte, bytes_) in enumerate(zip(one, found, strict=True))
+    ]
+
+
+def _all_bytes(value: int) -> Any:
+    return ir.Constant(BYTES, [value] * 64)
+
+
 def _unpack_indices(width: int, half: int) -> np.ndarray:
     """Shuffle of two registers of 64 bytes in pieces of `width`: in each of their four parts, half of the pieces."""
     pieces = 16 // width
@@ -93,7 +136,7 @@ def _unpack(builder: Any, a: Any, b: Any, kind: Any, half: int) -> Any:
 @cache
 def dequantizer(book: Codebook) -> Callable[..., Any]:
     """dequantize(codes, largest, numbers) for a codebook."""
-    planes = np.ascontiguousarray(book.values.view(np.uint8).reshape(256, 4).T.reshape(4, 4, 64))
+    bytes_of = _signed_bytes if book.signed else _unsigned_bytes
 
     @intrinsic
     def dequantize(typingctx, codes, largest, numbers):
@@ -103,15 +146,8 @@ def dequantizer(book: Codebook) -> Callable[..., Any]:
                 # codes in the order that the interleaving will undo: groups of four, transposed as a 4 x 4 matrix
                 stored = builder.bitcast(_load(builder, args[0], first, BYTES, 1), WORDS)
                 turned = _shuffle(builder, stored, stored, np.arange(LANES, dtype=np.int32).reshape(4, 4).T.ravel())
-                code = builder.bitcast(turned, BYTES)
-                upper = builder.icmp_signed("<", code, ir.Constant(BYTES, [0] * 64))
                 # each byte of the numbers
-                found = []
-                for plane in planes:
-                    tables = [_constant(part, BYTE) for part in plane]
-                    low = _call(builder, "vpermi2var.qi.512", BYTES, tables[0], code, tables[1])
-                    high = _call(builder, "vpermi2var.qi.512", BYTES, tables[2], code, tables[3])
-                    found.append(builder.select(upper, high, low))
+                found = bytes_of(builder, book, builder.bitcast(turned, BYTES))
                 # the bytes of each number together
                 for i in range(2):
                     low = _unpack(builder, found[0], found[1], BYTE, i)
@@ -128,7 +164,7 @@ def dequantizer(book: Codebook) -> Callable[..., Any]:
 
 # ---------------------------------------------------------------- quantize
 def _entry(builder: Any, book: Codebook, u: Any) -> Any:
-    """The nearest entries of magnitudes in [0, 1], as float32 that truncation makes the number of; see `blockwise`."""
+    """The nearest entries of numbers in [0, 1], as float32 that truncation makes the number of; see `blockwise`."""
     tables = [_constant(part) for part in book.shifts.reshape(2, LANES)]
     y = _larger(builder, u, _same(LEAST))
     bits, by_23 = builder.bitcast(y, WORDS), _same(23, WORD)
@@ -147,10 +183,50 @@ def _code(builder: Any, book: Codebook, x: Any, factor: Any) -> Any:
     if not book.signed:
         entry = builder.fptosi(_entry(builder, book, builder.fmul(x, factor)), WORDS)
         return builder.select(builder.fcmp_ordered(">", x, _same(0.0)), entry, _same(0, WORD))
-    entry = _entry(builder, book, _magnitude(builder, builder.fmul(x, factor)))
+    entry = _signed_entry(builder, book, builder.fmul(x, factor))
     # the entry with the other sign than x has
     rest = builder.and_(builder.not_(builder.bitcast(x, WORDS)), _same(-(1 << 31), WORD))
-    return builder.fptosi(builder.bitcast(builder.or_(builder.bitcast(entry, WORDS), rest), FLOATS), WORDS)
+    return builder.fptosi(builder.bitcast(builder.or_(entry, rest), FLOATS), WORDS)
+
+
+def _signed_entry(builder: Any, book: Codebook, u: Any) -> Any:
+    """The bits of `_entry` of the signed map for numbers of any sign, without tables of offsets and of last entries.
+
+    Decade e has the entries from 2^e to 2^(e + 1) - 1, so that an entry is 2^e t with t = u 10^(6 - e) / 0.9 + 8/9,
+    which is between 1 and 2, where it is rounded as that of `_entry` is: t is cut off below 2, and its exponent becomes
+    e. The pieces of 0 and of 1 are e = -1, with t = 8/9, and e = 7.
+    """
+    tables = [_constant(part) for part in (book.shifts + (FIRST_FIELD << 23)).reshape(2, LANES)]
+    # the larger of |u| and LEAST, which NaN counts as
+    y = _range(builder, u, _same(LEAST))
+    bits, by_23 = builder.bitcast(y, WORDS), _same(23, WORD)
+    shift = _call(builder, "vpermi2var.d.512", WORDS, tables[0], builder.lshr(bits, by_23), tables[1])
+    exponent = builder.add(bits, shift)
+    scale = _call(builder, "permvar.sf.512", FLOATS, _constant(_factors(), FLOAT), builder.lshr(exponent, by_23))
+    t = builder.bitcast(builder.fadd(builder.fmul(y, scale), _same(float(np.float32(8 / 9)))), WORDS)
+    t = builder.select(builder.icmp_signed("<", t, _same(BELOW_TWO, WORD)), t, _same(BELOW_TWO, WORD))
+    mantissa = _same((1 << 23) - 1, WORD)
+    return builder.or_(builder.and_(t, mantissa), builder.and_(exponent, builder.not_(mantissa)))
+
+
+def _range(builder: Any, a: Any, b: Any) -> Any:
+    """The larger magnitude of two; that of b where a is NaN."""
+    whole, current = ir.Constant(ir.IntType(16), -1), WORD(4)  # all lanes; rounding as it is set
+    return _call(builder, "mask.range.ps.512", FLOATS, a, b, WORD(ABSOLUTE_MAXIMUM), a, whole, current)
+
+
+FIRST_FIELD = 126  # the exponent field of 2^-1, of the piece of 0
+BELOW_TWO = 0x3FFFFFFF  # bits of the largest float32 below 2
+ABSOLUTE_MAXIMUM = 0b1011  # of vrangeps: the larger magnitude, with the sign +
+
+
+def _factors() -> np.ndarray:
+    """10^(6 - e) / 0.9 of decade e, by the lower bits of its exponent field; (LANES,) float32."""
+    found = np.zeros(LANES, np.float32)
+    for e in range(DECADES):
+        found[(FIRST_FIELD + 1 + e) % LANES] = 10.0 ** (DECADES - 1 - e) / 0.9
+    found[(FIRST_FIELD + 1 + DECADES) % LANES] = 0.113  # of the piece of 1: t is a little above 1
+    return found
 
 
 def _store_codes(builder: Any, book: Codebook, codes: list[Any], address: Any, skip: int) -> None:
