@@ -1,4 +1,4 @@
-"""Items (x, y) or (x, y, weights) of an iterable, such as torch's DataLoader, as arrays of all their rows."""
+"""Items (x, y) or (x, y, weights) of an iterable, such as torch's DataLoader, and arrays of all their rows."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def check_items(x: Any) -> None:
         raise TypeError(f"without y, x must be an iterable of items (x, y); got {describe(x)}")
 
 
+def split(item: Any, number: int, name: str = "x") -> tuple[Any, ...]:
+    """Return x, y and perhaps the weights of an item, the number-th of the iterable of this name, or of its epoch."""
+    if not isinstance(item, tuple | list) or len(item) not in (2, 3):
+        parts = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+        raise TypeError(
+            f"every item of {name} must be a tuple (x, y) or (x, y, weights); got {describe(item)}{parts} as item"
+            f" {number}"
+        )
+    return tuple(item)
+
+
+def nothing_in(name: str) -> ValueError:
+    """The error for an iterable without items."""
+    return ValueError(f"{name} must have items (x, y); got an iterable without any")
+
+
 def split_rows(x: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """Return x, y and weights of an x whose items have them, for a call without y."""
     check_items(x)
@@ -51,15 +67,9 @@ def gathered(name: str, given: Iterable[Any]) -> tuple[Any, ...]:
     >>> x.tolist(), y.tolist()
     ([[1.0], [2.0], [3.0]], [0, 1, 1])
     """
-    items = []
-    for number, item in enumerate(given, 1):
-        if not isinstance(item, tuple | list) or len(item) not in (2, 3):
-            raise TypeError(
-                f"every item of {name} must be a tuple (x, y) or (x, y, weights); got {describe(item)} as item {number}"
-            )
-        items.append(tuple(item))
+    items = [split(item, number, name) for number, item in enumerate(given, 1)]
     if not items:
-        raise ValueError(f"{name} must have items (x, y); got an iterable without any")
+        raise nothing_in(name)
     if len({len(item) for item in items}) > 1:
         raise ValueError(f"the items of {name} must all have weights or none")
     return tuple(_joined(name, parts) for parts in zip(*items, strict=True))

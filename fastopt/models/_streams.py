@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._metrics import check_classes
-from .._validation import describe
 from ..kernels.formulas import METRICS
 from ..kernels.metrics import RunningVariation
 from ..kernels.sources import take
@@ -19,7 +18,7 @@ from ..losses import Loss
 from . import _intake, _row_weights
 from ._features import ONE_BATCH
 from ._intake import Data, Learnt
-from ._items import check_items
+from ._items import check_items, nothing_in, split
 from ._parts import NEVER, Advance, PartialEpoch, Train
 
 REPORT = 0.1  # seconds between two figures for the progress bar
@@ -70,7 +69,7 @@ class Items:
         """Return the first item, which stays to be trained on."""
         item = next(self._begun, _END)
         if item is _END:
-            raise ValueError("x must have items (x, y); got an iterable without any")
+            raise nothing_in("x")
         self._begun = chain([item], self._begun)
         return split(item, 1)
 
@@ -117,16 +116,6 @@ class Items:
                     f"x must give the items of the training that the checkpoint is of: epoch {len(self.taken) + 1} of"
                     f" it had done {count}, and x ended at item {number}"
                 )
-
-
-def split(item: Any, number: int) -> tuple[Any, ...]:
-    """Return x, y and perhaps the weights of an item, the number-th of an epoch."""
-    if not isinstance(item, tuple | list) or len(item) not in (2, 3):
-        parts = f" of {len(item)}" if isinstance(item, tuple | list) else ""
-        raise TypeError(
-            f"every item of x must be a tuple (x, y) or (x, y, weights); got {describe(item)}{parts} as item {number}"
-        )
-    return tuple(item)
 
 
 class StreamedEpoch(PartialEpoch):
