@@ -27,6 +27,9 @@ from ..runtime.primitives import target_has
 
 AVAILABLE = target_has("+avx512vbmi") and target_has("+avx512bw") and target_has("+avx512dq")
 LANES = 16  # float32 numbers of a register
+FIRST_FIELD = 126  # of the signed map: the exponent field of 2^-1, of the piece of 0
+BELOW_TWO = 0x3FFFFFFF  # bits of the largest float32 below 2
+ABSOLUTE_MAXIMUM = 0b1011  # of vrangeps: the larger magnitude, with the sign +
 BYTE, WORD, FLOAT = ir.IntType(8), ir.IntType(32), ir.FloatType()
 BYTES, WORDS, FLOATS = ir.VectorType(BYTE, 64), ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, LANES)
 
@@ -37,6 +40,10 @@ def _constant(values: Any, kind: Any = WORD) -> Any:
 
 def _same(number: float, kind: Any = FLOAT) -> Any:
     return ir.Constant(ir.VectorType(kind, LANES), [number] * LANES)
+
+
+def _all_bytes(value: int) -> Any:
+    return ir.Constant(BYTES, [value] * 64)
 
 
 def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
@@ -83,7 +90,7 @@ def _planes(values: np.ndarray) -> list[list[Any]]:
 
 def _unsigned_bytes(builder: Any, book: Codebook, code: Any) -> list[Any]:
     """The bytes of the numbers of 64 codes, each looked up in a table of four registers."""
-    upper, found = builder.icmp_signed("<", code, ir.Constant(BYTES, [0] * 64)), []
+    upper, found = builder.icmp_signed("<", code, _all_bytes(0)), []
     for tables in _planes(book.values):
         low = _call(builder, "vpermi2var.qi.512", BYTES, tables[0], code, tables[1])
         high = _call(builder, "vpermi2var.qi.512", BYTES, tables[2], code, tables[3])
@@ -105,15 +112,9 @@ def _signed_bytes(builder: Any, book: Codebook, code: Any) -> list[Any]:
     ]
     found[3] = builder.or_(found[3], builder.and_(distance, _all_bytes(0x80)))
     is_one = builder.icmp_signed("==", code, _all_bytes(255))
-    one = np.float32(1).reshape(1).view(np.uint8)
-    return [
-        builder.select(is_one, _all_bytes(byte.item()), bytes_) if k > 1 else bytes_
-        for k, (byte, bytes_) in enumerate(zip(one, found, strict=True))
-    ]
-
-
-def _all_bytes(value: int) -> Any:
-    return ir.Constant(BYTES, [value] * 64)
+    for k, byte in ((2, 0x80), (3, 0x3F)):  # of 1.0, whose lower bytes are 0, as those found of a distance of 0
+        found[k] = builder.select(is_one, _all_bytes(byte), found[k])
+    return found
 
 
 def _unpack_indices(width: int, half: int) -> np.ndarray:
@@ -163,13 +164,19 @@ def dequantizer(book: Codebook) -> Callable[..., Any]:
 
 
 # ---------------------------------------------------------------- quantize
-def _entry(builder: Any, book: Codebook, u: Any) -> Any:
-    """The nearest entries of numbers in [0, 1], as float32 that truncation makes the number of; see `blockwise`."""
-    tables = [_constant(part) for part in book.shifts.reshape(2, LANES)]
-    y = _larger(builder, u, _same(LEAST))
+def _shifted(builder: Any, book: Codebook, y: Any, first_field: int = 0) -> tuple[Any, Any]:
+    """The bits of y with an exponent field of first_field and the piece, and that field alone; see `blockwise`."""
+    tables = [_constant(part) for part in (book.shifts + (first_field << 23)).reshape(2, LANES)]
     bits, by_23 = builder.bitcast(y, WORDS), _same(23, WORD)
     shift = _call(builder, "vpermi2var.d.512", WORDS, tables[0], builder.lshr(bits, by_23), tables[1])
-    piece = builder.lshr(builder.add(bits, shift), by_23)
+    found = builder.add(bits, shift)
+    return found, builder.lshr(found, by_23)
+
+
+def _entry(builder: Any, book: Codebook, u: Any) -> Any:
+    """The nearest entries of numbers in [0, 1], as float32 that truncation makes the number of; see `blockwise`."""
+    y = _larger(builder, u, _same(LEAST))
+    _, piece = _shifted(builder, book, y)
     scale, offset, last = (
         _call(builder, "permvar.sf.512", FLOATS, _constant(table, FLOAT), piece)
         for table in (book.scales, book.offsets, book.last)
@@ -196,13 +203,10 @@ def _signed_entry(builder: Any, book: Codebook, u: Any) -> Any:
     which is between 1 and 2, where it is rounded as that of `_entry` is: t is cut off below 2, and its exponent becomes
     e. The pieces of 0 and of 1 are e = -1, with t = 8/9, and e = 7.
     """
-    tables = [_constant(part) for part in (book.shifts + (FIRST_FIELD << 23)).reshape(2, LANES)]
     # the larger of |u| and LEAST, which NaN counts as
     y = _range(builder, u, _same(LEAST))
-    bits, by_23 = builder.bitcast(y, WORDS), _same(23, WORD)
-    shift = _call(builder, "vpermi2var.d.512", WORDS, tables[0], builder.lshr(bits, by_23), tables[1])
-    exponent = builder.add(bits, shift)
-    scale = _call(builder, "permvar.sf.512", FLOATS, _constant(_factors(), FLOAT), builder.lshr(exponent, by_23))
+    exponent, field = _shifted(builder, book, y, FIRST_FIELD)
+    scale = _call(builder, "permvar.sf.512", FLOATS, _constant(_factors(), FLOAT), field)
     t = builder.bitcast(builder.fadd(builder.fmul(y, scale), _same(float(np.float32(8 / 9)))), WORDS)
     t = builder.select(builder.icmp_signed("<", t, _same(BELOW_TWO, WORD)), t, _same(BELOW_TWO, WORD))
     mantissa = _same((1 << 23) - 1, WORD)
@@ -213,11 +217,6 @@ def _range(builder: Any, a: Any, b: Any) -> Any:
     """The larger magnitude of two; that of b where a is NaN."""
     whole, current = ir.Constant(ir.IntType(16), -1), WORD(4)  # all lanes; rounding as it is set
     return _call(builder, "mask.range.ps.512", FLOATS, a, b, WORD(ABSOLUTE_MAXIMUM), a, whole, current)
-
-
-FIRST_FIELD = 126  # the exponent field of 2^-1, of the piece of 0
-BELOW_TWO = 0x3FFFFFFF  # bits of the largest float32 below 2
-ABSOLUTE_MAXIMUM = 0b1011  # of vrangeps: the larger magnitude, with the sign +
 
 
 def _factors() -> np.ndarray:
@@ -242,7 +241,7 @@ def _store_codes(builder: Any, book: Codebook, codes: list[Any], address: Any, s
     mixed = builder.bitcast(_call(builder, packed, BYTES, ab, cd), WORDS)
     found = builder.bitcast(_shuffle(builder, mixed, mixed, _QUARTERS), BYTES)
     if book.signed:
-        found = builder.sub(ir.Constant(BYTES, [ZERO] * 64), found)
+        found = builder.sub(_all_bytes(ZERO), found)
     _store(builder, found, address, skip, 1)
 
 
