@@ -123,7 +123,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         given = self._checked_start(start, X.shape[1], task.outputs)
         params = self._begin(X, task) if first else self._model.get_weights()
         for p, values in zip(params, given, strict=False):
-            p[...] = p if values is None else values
+            if values is not None:
+                p[...] = values
         with on_threads(self.threads, self.n_jobs):
             if self.solver == "lbfgs":
                 self._fit_lbfgs(_dense(X), targets, weights, params)
