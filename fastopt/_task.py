@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -114,3 +115,19 @@ def takes(optimizer: str, name: str) -> bool:
     (True, False)
     """
     return name in inspect.signature(OPTIMIZER_CLASSES[optimizer]).parameters
+
+
+def sample_of(x: Any) -> np.ndarray:
+    """Some rows of x, by which it is known again."""
+    some = getattr(x, "iloc", x)[:: max(1, x.shape[0] // 1000)]
+    return some.toarray() if hasattr(some, "toarray") else np.asarray(some)
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """Checksum of arrays with their shapes and dtypes, by which other data are told."""
+    found = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        found.update(str((array.shape, array.dtype.str)).encode())
+        plain = array if array.dtype.kind != "O" else array.astype(str)
+        found.update(np.ascontiguousarray(plain).tobytes())
+    return found.hexdigest()

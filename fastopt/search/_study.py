@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from .._metrics import rises
-from .._task import Task
+from .._task import Task, digest_of, sample_of
 from .._validation import describe
 from ._options import Options
 from ._optuna import optuna
 from ._space import Space
 
-DIGESTED = 1000  # rows of the features, at most, by which data are told from others
 EXAMPLE = "sqlite:///trials.db"
 ATTEMPTS = 3  # to open a database
 MADE_TWICE = ("already exists", "alembic_version")  # words of errors: a table, or the row of its version
@@ -127,7 +123,8 @@ def open_study(task: Task, space: Space, options: Options, monitor: str, grid: A
     this = {
         "space": space.describe(), "monitor": monitor, "rows": task.rows, "loss": task.loss, "epochs": options.epochs,
         "folds": [len(folds), len(train), len(test)], "seed": task.seed, "standardize": task.standardize,
-        "dtype": task.dtype, "patience": options.patience, "data": _digest(task, folds),
+        "dtype": task.dtype, "patience": options.patience,
+        "data": digest_of(task.y, sample_of(task.x), *itertools.chain.from_iterable(folds)),
     }  # fmt: skip
     before = study.user_attrs.get("search")
     if before is None:
@@ -138,17 +135,6 @@ def open_study(task: Task, space: Space, options: Options, monitor: str, grid: A
                 f"the study {options.name!r} is of another search: its {name} is {value}, not {this.get(name)}"
             )
     return study
-
-
-def _digest(task: Task, folds: list[Any]) -> str:
-    """Checksum of the targets, the rows of the folds and the first features, by which other data are told."""
-    first = task.of(np.arange(min(task.rows, DIGESTED)))[0]
-    first = first.toarray() if hasattr(first, "toarray") else first
-    parts = [task.y, np.asarray(first), *(rows for fold in folds for rows in fold)]
-    found = 0
-    for part in parts:
-        found = zlib.crc32((part.astype(str) if part.dtype == object else part).tobytes(), found)
-    return f"{found:08x}"
 
 
 def _sampler(options: Options, grid: Any, seed: int | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 
 from .. import _files
 from .._backends import known as known_backend
-from .._task import FIT, NETWORK, OPTIMIZER, Task, takes, task_of
+from .._task import FIT, NETWORK, OPTIMIZER, Task, digest_of, sample_of, takes, task_of
 from .._validation import check_count, check_name, check_number, describe
 from ..models.progress import tqdm_class, wants_bar
 from ..models.training import check_verbose
@@ -178,7 +177,7 @@ def _header(data: Data, settings: Mapping[str, Any]) -> dict[str, Any]:
         "rows": task.rows, "test_rows": len(data.y_test), "inputs": data.shape.inputs, "outputs": task.outputs,
         "loss": task.loss, "is_classification": task.is_classification, "standardize": task.standardize,
         "dtype": task.dtype, "backend": task.backend, "seed": task.seed, "settings": _plain(settings),
-        "digest": _digest(task.y, data.y_test, *(_sample(x) for x in (task.x, data.x_test))),
+        "digest": digest_of(task.y, data.y_test, *(sample_of(x) for x in (task.x, data.x_test))),
     }  # fmt: skip
 
 
@@ -190,21 +189,6 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plainly(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else repr(value)
-
-
-def _sample(x: Any) -> np.ndarray:
-    """Some rows of x, by which it is known again."""
-    some = getattr(x, "iloc", x)[:: max(1, x.shape[0] // 1000)]
-    return some.toarray() if hasattr(some, "toarray") else np.asarray(some)
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    found = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        found.update(str((array.shape, array.dtype.str)).encode())
-        plain = array if array.dtype.kind != "O" else array.astype(str)
-        found.update(np.ascontiguousarray(plain).tobytes())
-    return found.hexdigest()
 
 
 @contextmanager
