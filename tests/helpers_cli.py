@@ -6,6 +6,14 @@ FRUIT = ("apple", "lemon", "orange")
 TRAIN = ("--backend", "numpy", "--quiet", "--layers", "8")
 
 
+def write_classes(path, rows=40):
+    """Write a .npz file of three classes."""
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % 3
+    np.savez(path, x=rng.normal(size=(rows, 5)) + y[:, None], y=y)
+    return path
+
+
 def write_fruit(path, rows=60, seed=0, gaps=()):
     """Write a table with ; and decimal commas: a number, text, a bool with `gaps`, the fruit that they determine."""
     rng = np.random.default_rng(seed)

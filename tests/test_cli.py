@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers_cli import write_classes
 
 import fastopt
 from fastopt import _text, datasets
@@ -31,11 +32,7 @@ def no_rest(monkeypatch):
 @pytest.fixture
 def classes(tmp_path):
     """A .npz file of three classes."""
-    rng = np.random.default_rng(0)
-    y = np.arange(ROWS) % 3
-    path = tmp_path / "classes.npz"
-    np.savez(path, x=rng.normal(size=(ROWS, 5)) + y[:, None], y=y)
-    return path
+    return write_classes(tmp_path / "classes.npz", ROWS)
 
 
 @pytest.fixture

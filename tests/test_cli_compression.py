@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers_cli import write_classes
 
 import fastopt as fo
 from fastopt.cli import experiment
@@ -17,10 +18,7 @@ def no_rest(monkeypatch):
 @pytest.fixture
 def data(tmp_path):
     """A .npz file of three classes."""
-    rng = np.random.default_rng(0)
-    y = np.arange(ROWS) % 3
-    np.savez(tmp_path / "classes.npz", x=rng.normal(size=(ROWS, 5)) + y[:, None], y=y)
-    return tmp_path / "classes.npz"
+    return write_classes(tmp_path / "classes.npz", ROWS)
 
 
 @pytest.fixture
