@@ -59,7 +59,8 @@ def encode(numbers: np.ndarray, name: str) -> CodedState:
         y = np.fmax(np.abs(x) * np.repeat(factors, BLOCK)[: x.size], np.float32(LEAST))
     bits = y.view(np.int32)
     piece = (bits + book.shifts[(bits >> 23) & (EXPONENTS - 1)]) >> 23
-    entry = np.minimum(np.floor(y * book.scales[piece] + book.offsets[piece]), book.last[piece]).astype(np.int64)
+    entry = np.minimum(np.floor(y * book.scales[piece] + book.offsets[piece]), book.last[piece]) - book.before
+    entry = entry.astype(np.int64)
     with_sign = np.where(x < 0, np.maximum(ZERO - entry, 0), ZERO + entry)
     codes = with_sign if book.signed else np.where(x > 0, entry, 0)
     return CodedState(codes.astype(np.uint8).reshape(numbers.shape), largest)

@@ -10,7 +10,12 @@ A magnitude u in [0, 1] gets the nearest entry, of two equally near ones the lar
 so that one within 1e-5 of the distance of two entries from their middle may get either. The pieces of the map are the
 decades, and before and after them a piece that has 0 and one that has 1:
 
-    entry = min(floor(u SCALES[piece] + OFFSETS[piece]), LAST[piece])
+    entry = min(floor(u SCALES[piece] + OFFSETS[piece]), LAST[piece]) - BEFORE
+
+BEFORE, 0 of the signed and 1 of the unsigned map, makes the numbers of a decade's entries those from a power of 2 to
+the next: then SCALES, OFFSETS and LAST + 1 of all decades differ by powers of 2 and 10 alone, and an entry is
+
+    floor(2^piece t / 2^signed) - BEFORE    with t = u 10^(6 - e) / 0.9 + 8/9, cut off below 2, in decade e = piece - 1
 
 SHIFTS finds the piece of u by its exponent, as no two pieces begin between the same two powers of 2:
 piece = (bits of u + SHIFTS[exponent of u]) >> 23.
@@ -68,7 +73,8 @@ class Codebook:
     shifts: np.ndarray  # (EXPONENTS,) int32
     scales: np.ndarray  # (16,) float32; those of the pieces, and of more that are never used
     offsets: np.ndarray  # (16,) float32
-    last: np.ndarray  # (16,) float32: the last entry of each piece
+    last: np.ndarray  # (16,) float32: the last entry of each piece, and BEFORE
+    before: int  # BEFORE
 
 
 def _codebook(signed: bool) -> Codebook:
@@ -80,13 +86,14 @@ def _codebook(signed: bool) -> Codebook:
     first = np.cumsum([0, 1, *counts])
     begins = (entries[first[1:] - 1] + entries[first[1:]]) / np.float32(2)
     scales, offsets, last = (np.zeros(16, np.float32) for _ in range(3))
+    before = 0 if signed else 1
     for e, count in enumerate(counts):
         scales[e + 1] = 10.0 ** (DECADES - 1 - e) * count / 0.9
-        offsets[e + 1] = first[e + 1] - count / 9
-        last[e + 1] = first[e + 1] + count - 1
-    offsets[DECADES + 1] = last[DECADES + 1] = len(entries) - 1
+        offsets[e + 1] = count * 8 / 9
+        last[e + 1] = 2 * count - 1
+    offsets[DECADES + 1] = last[DECADES + 1] = len(entries) - 1 + before
     if not signed:  # squares above 0
-        offsets[0] = last[0] = 1
+        offsets[0] = last[0] = 1 + before
     # by exponent: the piece of its smallest number, and how far the next piece is
     bits, unit = begins.view(np.int32).astype(np.int64), 1 << 23
     shifts = np.zeros(EXPONENTS, np.int32)
@@ -94,7 +101,7 @@ def _codebook(signed: bool) -> Codebook:
         piece, begun = np.count_nonzero(bits < exponent * unit), bits // unit == exponent
         rest = unit - int(bits[begun][0]) % unit if begun.any() else 0
         shifts[exponent % EXPONENTS] = (piece - exponent) * unit + rest
-    return Codebook(signed, entries, values, begins, shifts, scales, offsets, last)
+    return Codebook(signed, entries, values, begins, shifts, scales, offsets, last, before)
 
 
 SIGNED, UNSIGNED = _codebook(True), _codebook(False)
@@ -126,7 +133,7 @@ def entry_of(book: Codebook) -> Formula:
     [1, 1, 183, 255]
     """
     begins, scales, offsets, last = book.begins, book.scales, book.offsets, book.last
-    least, pieces = np.float32(LEAST), DECADES + 2
+    least, pieces, before = np.float32(LEAST), DECADES + 2, np.float32(book.before)
 
     def entry(u):
         y = u if u > least else least  # NaN, too, counts as the smallest
@@ -138,7 +145,7 @@ def entry_of(book: Codebook) -> Formula:
             offset = offsets[i + 1] if inside else offset
             most = last[i + 1] if inside else most
         found = y * scale + offset
-        return found if found < most else most
+        return (found if found < most else most) - before
 
     return entry
 

@@ -86,11 +86,12 @@ def _nearest(u: Array, signed: bool) -> Array:
     begins = (entries[first - 1] + entries[first]) / np.float32(2)
     piece = np.searchsorted(begins, u, side="right")
     scales = np.array([0, *(10.0 ** (6 - e) * n / 0.9 for e, n in enumerate(counts)), 0]).astype(np.float32)
-    lowest = 0 if signed else 1
-    parts = (first[e] - n / 9 for e, n in enumerate(counts))
-    offsets = np.array([lowest, *parts, len(entries) - 1]).astype(np.float32)
-    last = np.array([lowest, *(first[1:] - 1), len(entries) - 1])
-    return np.minimum(np.floor(u * scales[piece] + offsets[piece]).astype(np.int64), last[piece])
+    # numbered so that a decade of n entries has those from n on, which is one more than the index in the unsigned map
+    less, top = (0, len(entries) - 1) if signed else (1, len(entries))
+    lowest = 2 * less
+    offsets = np.array([lowest, *(n - n / 9 for n in counts), top]).astype(np.float32)
+    last = np.array([lowest, *(2 * n - 1 for n in counts), top])
+    return np.minimum(np.floor(u * scales[piece] + offsets[piece]).astype(np.int64), last[piece]) - less
 
 
 def quantize(x: Array, codes: Array, largest: Array, signed: bool, random: Array | None = None) -> None:

@@ -5,8 +5,8 @@
 
 All arguments but the last three are addresses; a block has BLOCK elements, or fewer at the end of an array. Tables are
 in the code. The piece of a number is found by comparing it with all of them, eight comparisons and selections, of
-which LLVM makes vectors on every processor; a look-up by the exponent would be a load an element. Processors with
-AVX-512 VBMI hold tables in registers and permute them (`blockwise_vectors.py`), with the same bits.
+which LLVM makes vectors on every processor; a look-up by the exponent would be a load an element. Processors with AVX2
+or AVX-512 VBMI hold tables in registers and permute them (`blockwise_vectors.py`), with the same bits.
 """
 
 from __future__ import annotations

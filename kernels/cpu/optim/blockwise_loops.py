@@ -103,6 +103,10 @@ def _nothing_with_factor(A, first, numbers, factor):
     pass
 
 
+def _nothing_ahead(A, first, numbers, factor, ahead):
+    pass
+
+
 def _codec(book: Codebook, k: int, at_random: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """dequantize(A, first, numbers, size) and quantize(A, first, numbers, size, key) of state k; A: its addresses."""
     read, write = dequantizer(book), quantizer(book, at_random)
@@ -119,8 +123,10 @@ def _codec(book: Codebook, k: int, at_random: bool) -> tuple[Callable[..., Any],
 
 
 def _codec_of_vectors(book: Codebook, k: int) -> tuple[Callable[..., Any], ...]:
-    """dequantize, measure and quantize of a whole block of state k."""
-    read, find, write = (make(book) for make in (vectors.dequantizer, vectors.measurer, vectors.quantizer))
+    """dequantize, measure, quantize and exchange of a whole block of state k."""
+    read, find, write, both = (
+        make(book) for make in (vectors.dequantizer, vectors.measurer, vectors.quantizer, vectors.exchanger)
+    )
 
     def dequantize(A, first, numbers, size):
         read(A[2 * k] + first, A[2 * k + 1] + first // BLOCK * 4, numbers + k * BLOCK_BYTES)
@@ -131,7 +137,12 @@ def _codec_of_vectors(book: Codebook, k: int) -> tuple[Callable[..., Any], ...]:
     def quantize(A, first, numbers, factor):
         write(numbers + k * BLOCK_BYTES, A[2 * k] + first, factor)
 
-    return dequantize, measure, quantize
+    def exchange(A, first, numbers, factor, ahead):
+        codes, after = A[2 * k] + first, first + BLOCK
+        skip = k * BLOCK_BYTES
+        both(numbers + skip, codes, factor, codes + BLOCK, A[2 * k + 1] + after // BLOCK * 4, ahead + skip)
+
+    return dequantize, measure, quantize, exchange
 
 
 def _of_all(parts: Sequence[Callable[..., Any]], nothing: Callable[..., Any]) -> tuple[Any, Any, Any]:
@@ -185,13 +196,14 @@ def blockwise_loop(
             write1(A, first, numbers, size, key)
             write2(A, first, numbers, size, key)
 
-    if at_random or not vectors.AVAILABLE:
+    if at_random or vectors.UNIT is None:
         return update
     rest_update = register_jitable(error_model="numpy")(update)
     of_vectors = [_codec_of_vectors(book, k) for k, book in enumerate(books)]
     load0, load1, load2 = _of_all([parts[0] for parts in of_vectors], _nothing)
     measure0, measure1, measure2 = _of_all([parts[1] for parts in of_vectors], _no_factor)
     store0, store1, store2 = _of_all([parts[2] for parts in of_vectors], _nothing_with_factor)
+    exchange0, exchange1, exchange2 = _of_all([parts[3] for parts in of_vectors], _nothing_ahead)
 
     def update_in_vectors(p, g, states, scalars, start, rows, columns, stride):
         A, key, numbers = view(view(states, 1, np.int64)[0], STATE_TABLE_WORDS, np.int64), read_key(states), stack()
@@ -208,15 +220,14 @@ def blockwise_loop(
             update_block(p, of_g, A, first, BLOCK, h, tiny, share, key, numbers)
             factor0, factor1 = measure0(A, first, numbers), measure1(A, first, numbers)
             factor2 = measure2(A, first, numbers)
-            # the next block, while the factors are on their way
-            after = first + BLOCK
-            if after < whole:
-                load0(A, after, ahead, BLOCK)
-                load1(A, after, ahead, BLOCK)
-                load2(A, after, ahead, BLOCK)
-            store0(A, first, numbers, factor0)
-            store1(A, first, numbers, factor1)
-            store2(A, first, numbers, factor2)
+            if first + BLOCK < whole:
+                exchange0(A, first, numbers, factor0, ahead)
+                exchange1(A, first, numbers, factor1, ahead)
+                exchange2(A, first, numbers, factor2, ahead)
+            else:
+                store0(A, first, numbers, factor0)
+                store1(A, first, numbers, factor1)
+                store2(A, first, numbers, factor2)
             numbers, ahead = ahead, numbers
         if whole < start + columns:
             left = start + columns - whole

@@ -210,11 +210,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
 
 
 @pytest.mark.repeats
-@pytest.mark.skipif(not blockwise_vectors.AVAILABLE, reason="the processor has no such vectors")
+@pytest.mark.skipif(blockwise_vectors.UNIT is None, reason="the processor has no such vectors")
 @pytest.mark.parametrize("rule", ["adam", "momentum", "amsgrad"])
 def test_bits_without_vectors_of_avx512(rule, monkeypatch):
     """Other processors take the loops that LLVM makes of plain code."""
-    monkeypatch.setattr(blockwise_vectors, "AVAILABLE", False)
+    monkeypatch.setattr(blockwise_vectors, "UNIT", None)
     monkeypatch.setattr(Kernel, "names", {})  # its name is that of the usual loop
     plain = blockwise_loops._blockwise_kernel.__wrapped__(rule, "float32", SAME, BLOCKWISE, False)
     plain.name += "_plain"
