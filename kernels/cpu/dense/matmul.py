@@ -29,7 +29,7 @@ from ..runtime.frontend import register_jitable
 from ..runtime.partition import equal_size
 from ..runtime.primitives import view
 from ..runtime.processors import VectorUnit, microarchitecture, vector_unit
-from .tiles import copy_of, stack_of, tile_of, transpose_of
+from .tiles import copy_of, pad_of, stack_of, tile_of, transpose_of
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
 FEW = 4  # columns that are multiplied as rows where A is transposed
@@ -54,6 +54,7 @@ class Blocking(NamedTuple):
 BLOCKINGS = {
     "znver5": Blocking(512, copied_rows=24, copied_bytes=40_000, packed_cols=160, packed_stride=2048),
     "znver4": Blocking(512, copied_rows=24, copied_bytes=524_288, packed_cols=160, packed_stride=2048),
+    "znver3": Blocking(256, copied_rows=24, copied_bytes=40_000, packed_cols=160, packed_stride=2048),
 }
 DEFAULT = Blocking(block_rows=512, copied_rows=24, copied_bytes=40_000, packed_cols=160, packed_stride=1)
 
@@ -68,9 +69,14 @@ def available() -> bool:
 
 
 def _strip(T: Any, unit: VectorUnit, vectors: int, whole: bool) -> Callable[..., None]:
-    """The product for a strip of C: tiles from top to bottom, smaller ones for the last rows."""
-    size = unit.tile_rows
-    tile, four, two, one = (tile_of(T, unit, rows, vectors, whole) for rows in (size, 4, 2, 1))
+    """The product for a strip of C: tiles from top to bottom, smaller ones for the last rows.
+
+    Without `whole` a part of the last vector exists.
+    """
+    size, padded = unit.tile_rows, not whole and not unit.mask_registers
+    tile, four, two, one = (
+        tile_of(T, unit, rows, vectors, whole, padded=padded, whole_vectors=vectors - 1) for rows in (size, 4, 2, 1)
+    )
     copying: Any = tile_of(T, unit, size, vectors, whole, copies=True) if whole else None
     copy_step = vectors * unit.vector_bytes
 
@@ -107,7 +113,10 @@ def _few_columns(T: Any, unit: VectorUnit) -> Callable[..., None]:
     vectors = unit.tile_rows * unit.tile_vectors // FEW  # as many sums as the other tiles have
     width = vectors * lanes
     row_bytes = width * itemsize
-    tile, tile_stack = tile_of(T, unit, FEW, vectors, False), stack_of(FEW * row_bytes)
+    part, tile_stack = tile_of(T, unit, FEW, vectors, False), stack_of(FEW * row_bytes)
+    # where masks take registers of the sums, whole tiles do without
+    has_whole = not unit.mask_registers
+    tile = tile_of(T, unit, FEW, vectors, True) if has_whole else part
 
     @register_jitable
     def few_columns(alpha, m, a, a_step, b, b_step, c, c_row, depth, columns, add):
@@ -118,7 +127,10 @@ def _few_columns(T: Any, unit: VectorUnit) -> Callable[..., None]:
             while done < columns:
                 first = min(done, columns - FEW)
                 from_b = b + first * itemsize
-                tile(alpha, from_b, itemsize, b_step, from_a, a_step, transposed, row_bytes, depth, rows, 0, 0)
+                if has_whole and rows == width:
+                    tile(alpha, from_b, itemsize, b_step, from_a, a_step, transposed, row_bytes, depth, rows, 0, 0)
+                else:
+                    part(alpha, from_b, itemsize, b_step, from_a, a_step, transposed, row_bytes, depth, rows, 0, 0)
                 for r in range(rows):
                     target = view(c + (i + r) * c_row, columns, T)
                     for j in range(done, first + FEW):
@@ -134,11 +146,14 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
     itemsize = np.dtype(T).itemsize
     lanes, tile_rows = unit.lanes(itemsize), unit.tile_rows
     strip_cols = lanes * unit.tile_vectors
-    strip_bytes = strip_cols * itemsize
+    vector_bytes, strip_bytes = unit.vector_bytes, strip_cols * itemsize
     has_masks, strip = unit.has_masks, _strip(T, unit, unit.tile_vectors, True)
     edge: Any = _strip(T, unit, unit.tile_vectors, False) if has_masks else None
     narrow: Any = _strip(T, unit, 1, False) if has_masks else None
     few_columns: Any = _few_columns(T, unit) if has_masks else None
+    # where masks take registers of the sums, tiles of parts of a strip read a copy of B
+    pads = has_masks and not unit.mask_registers
+    pad_edge, pad_narrow = (pad_of(T, unit, vectors) if pads else None for vectors in (unit.tile_vectors, 1))
     # tiles of a single row, with as many sums as the others, and half as many: few would wait for one another, and B
     # would be read in short pieces (a row of 784 x 256 took 17 us by strips, 7.8 so; 9.2 in OpenBLAS's sgemv)
     half_cols = tile_rows * unit.tile_vectors // 2 * lanes
@@ -261,8 +276,14 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
                     elif FEW <= columns <= lanes // 2 and rows > 2 * tile_rows and row == itemsize == tile:
                         few_columns(alpha, rows, from_a, step, from_b, b_step, to, c_row, depth, columns, add)
                     elif columns <= lanes:
+                        if pads and tb != TRANSPOSED:
+                            pad_narrow(from_b, b_step, columns, strip_copy, depth)
+                            from_b, b_step = strip_copy, vector_bytes
                         narrow(alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0)
                     else:
+                        if pads and tb != TRANSPOSED:
+                            pad_edge(from_b, b_step, columns, strip_copy, depth)
+                            from_b, b_step = strip_copy, strip_bytes
                         edge(alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0)
         # an empty sum
         if k == 0 and not adds:

@@ -71,12 +71,22 @@ class Vectors:
 
 
 @cache
-def tile_of(T: Any, unit: VectorUnit, rows: int, vectors: int, whole: bool, copies: bool = False) -> Any:
+def tile_of(
+    T: Any,
+    unit: VectorUnit,
+    rows: int,
+    vectors: int,
+    whole: bool,
+    copies: bool = False,
+    padded: bool = False,
+    whole_vectors: int = 0,
+) -> Any:
     """C = alpha A B, or C + alpha A B, for a tile of C of so many rows and vectors.
 
     For each of the `depth` products, a row of B is multiplied with each element of a column of A, and added to sums
-    that stay in registers. Without `whole` only `columns` of the tile exist. With `copies` the rows of B are written to
-    `copy`, one behind the other.
+    that stay in registers. Without `whole` only `columns` of the tile exist, but for B if it is `padded`: all of the
+    first `whole_vectors`, and some of the others. With `copies` the rows of B are written to `copy`, one behind the
+    other.
     """
     v = Vectors(T, unit)
     itemsize, lanes, vector = v.itemsize, v.lanes, v.vector
@@ -84,7 +94,9 @@ def tile_of(T: Any, unit: VectorUnit, rows: int, vectors: int, whole: bool, copi
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add, copy = args
         # masks of the columns that exist
-        masks = [None if whole else v.lanes_below(builder, columns, j * lanes) for j in range(vectors)]
+        masks = [
+            None if whole or j < whole_vectors else v.lanes_below(builder, columns, j * lanes) for j in range(vectors)
+        ]
         # ask for the tile's lines, which are needed after the loop
         parameters = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
         prefetch = cgutils.get_or_insert_function(builder.module, parameters, "llvm.prefetch.p0")
@@ -103,7 +115,10 @@ def tile_of(T: Any, unit: VectorUnit, rows: int, vectors: int, whole: bool, copi
         sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
         # a row of B
         from_b = builder.add(b, builder.mul(count, b_step))
-        row_of_b = [v.load(builder, builder.add(from_b, i64(j * lanes * itemsize)), masks[j]) for j in range(vectors)]
+        masks_of_b = [None] * vectors if padded else masks
+        row_of_b = [
+            v.load(builder, builder.add(from_b, i64(j * lanes * itemsize)), mask) for j, mask in enumerate(masks_of_b)
+        ]
         if copies:
             to = builder.add(copy, builder.mul(count, i64(vectors * lanes * itemsize)))
             for j in range(vectors):
@@ -194,6 +209,37 @@ def transpose_of(T: Any, unit: VectorUnit, whole: bool = True) -> Any:
         return types.void(*[types.int64] * 6), codegen
 
     return transpose_square
+
+
+@cache
+def pad_of(T: Any, unit: VectorUnit, vectors: int) -> Any:
+    """to[p] = source[p] for p < depth: rows of so many vectors, with 0 in the columns that do not exist."""
+    v = Vectors(T, unit)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, step, columns, to, depth = args
+        masks = [v.lanes_below(builder, columns, j * v.lanes) for j in range(vectors)]
+        before, loop, after = builder.block, builder.append_basic_block("pad"), builder.append_basic_block("padded")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        count = builder.phi(i64)
+        row = builder.add(source, builder.mul(count, step))
+        row_of_copy = builder.add(to, builder.mul(count, i64(vectors * unit.vector_bytes)))
+        for j, mask in enumerate(masks):
+            skip = i64(j * unit.vector_bytes)
+            v.store(builder, v.load(builder, builder.add(row, skip), mask), builder.add(row_of_copy, skip))
+        following = builder.add(count, i64(1))
+        count.add_incoming(i64(0), before)
+        count.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def pad(typingctx, source, step, columns, to, depth):
+        return types.void(*[types.int64] * 5), codegen
+
+    return pad
 
 
 @cache

@@ -24,15 +24,17 @@ class VectorUnit(NamedTuple):
     tile_rows: int
     tile_vectors: int
     has_masks: bool  # loads and stores of a part of a vector
+    mask_registers: bool = False  # masks are in registers of their own
 
     def lanes(self, itemsize: int) -> int:
         """The number of elements in a vector."""
         return self.vector_bytes // itemsize
 
 
-AVX512 = VectorUnit("AVX-512", 64, tile_rows=8, tile_vectors=2, has_masks=True)  # 16 of 32 registers are sums
-AVX2 = VectorUnit("AVX2", 32, tile_rows=6, tile_vectors=2, has_masks=True)  # 12 of 16
-NEON = VectorUnit("NEON", 16, tile_rows=8, tile_vectors=3, has_masks=False)  # 24 of 32
+# Of the vector registers 16 of 32 are sums, 12 of 16, and 24 of 32.
+AVX512 = VectorUnit("AVX-512", 64, tile_rows=8, tile_vectors=2, has_masks=True, mask_registers=True)
+AVX2 = VectorUnit("AVX2", 32, tile_rows=6, tile_vectors=2, has_masks=True)
+NEON = VectorUnit("NEON", 16, tile_rows=8, tile_vectors=3, has_masks=False)
 
 # The rate of products of bfloat16 (AVX512_BF16) beside that of float32. Independent sums in registers ran at 535 and
 # 267 GFLOP/s a core on Zen 5, at 91 and 185 on Emerald Rapids; the others are taken to be as their nearest kin.
