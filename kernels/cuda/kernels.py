@@ -56,6 +56,12 @@ def blockwise_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str
     return list(dict.fromkeys(kernels))
 
 
+def masked_kernels(rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
+    """Return the kernels of steps on pruned parameters, which are compiled when a pass first needs them."""
+    rules, forms = list(rules), (("float32", SAME), ("float64", SAME), ("bfloat16", COPY))
+    return list(dict.fromkeys(update_kernel(rule, *form, masked=True) for form in forms for rule in rules))
+
+
 def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
     """Return the kernels of layers and losses in these dtypes, without those that train a whole small network.
 
@@ -75,6 +81,9 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
 
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
-    """Return every kernel of the tables but `blockwise_kernels`; asking one for its `cubin` loads or compiles it."""
+    """Return every kernel of the tables but `blockwise_kernels` and `masked_kernels`.
+
+    Asking one for its `cubin` loads or compiles it.
+    """
     dtypes = list(dtypes)
     return list(dict.fromkeys([*optimizer_kernels(dtypes), *network_kernels(dtypes)]))

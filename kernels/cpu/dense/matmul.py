@@ -153,7 +153,8 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
     few_columns: Any = _few_columns(T, unit) if has_masks else None
     # where masks take registers of the sums, tiles of parts of a strip read a copy of B
     pads = has_masks and not unit.mask_registers
-    pad_edge, pad_narrow = (pad_of(T, unit, vectors) if pads else None for vectors in (unit.tile_vectors, 1))
+    pad_edge: Any = pad_of(T, unit, unit.tile_vectors) if pads else None
+    pad_narrow: Any = pad_of(T, unit, 1) if pads else None
     # tiles of a single row, with as many sums as the others, and half as many: few would wait for one another, and B
     # would be read in short pieces (a row of 784 x 256 took 17 us by strips, 7.8 so; 9.2 in OpenBLAS's sgemv)
     half_cols = tile_rows * unit.tile_vectors // 2 * lanes

@@ -34,6 +34,7 @@ from ..runtime.records import CONTROL, POINTERS, RECORDS, ROW, SETTINGS, STEP, T
 from ..runtime.storage import STORES
 from .blockwise import kernel_of
 from .norm import RESOLVE_STEP, SUM, squares_kernel
+from .updates import update_kernel
 
 MAX_PENDING = 64  # steps with unknown outcomes that the host may be ahead of the device
 POINTERS_BYTES, SETTINGS_BYTES = POINTERS.itemsize, SETTINGS.itemsize
@@ -69,11 +70,18 @@ NO_GUARD = Guard()
 
 
 class Table:
-    """The arrays of one rule, dtype, form and storage of states, which one launch updates."""
+    """The arrays of one rule, dtype, form and storage of states, which one launch updates.
 
-    def __init__(self, gpu: Device, targets: Sequence[BufferUpdate], indices: list[int], first: int) -> None:
+    masks: the address of each array's mask, which a record has behind those of the states; (): no array has one.
+    """
+
+    def __init__(
+        self, gpu: Device, targets: Sequence[BufferUpdate], indices: list[int], first: int, masks: Sequence[int] = ()
+    ) -> None:
         some = targets[indices[0]]
         self.kernel, self.squares = kernel_of(some), squares_kernel(some.dtype)
+        if masks:
+            self.kernel = update_kernel(some.rule, some.dtype, some.form, masked=True)
         self.unscaling = partial(kernel_of, some, True)
         self.first, self.count = first, len(indices)  # among the records POINTERS
         sizes = np.array([targets[i].elements for i in indices], np.int64)
@@ -81,8 +89,9 @@ class Table:
         self.tiles = int(tiles.sum())
         records = np.zeros(len(indices), RECORDS)
         records["elements"], records["first_tile"] = sizes, np.cumsum(tiles) - tiles
-        for record, i in zip(records, indices, strict=True):
-            record["states"][: len(targets[i].states)] = targets[i].states
+        for record, i, mask in zip(records, indices, masks or [0] * len(indices), strict=True):
+            states = [*targets[i].states, *[mask] * (mask != 0)]
+            record["states"][: len(states)] = states
             record["stream"] = targets[i].stream
         owners = np.repeat(np.arange(len(indices), dtype=np.int32), tiles)  # the array of each tile
         self.memory = gpu.allocate(records.nbytes + owners.nbytes)

@@ -4,7 +4,8 @@ A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read
 access is one of 128 bits. In the forms of 16-bit arrays it moves 14 (same), 30 (master) and 22 (stochastic); a thread
 loads 8 elements at once, which are 16 bytes of p and g, and 2 x 16 bytes of a state in float32. With a 16-bit copy
 of a float32 parameter, which is only written (`storage.COPY`), it is 30. Kernels that leave the gradient divided by the
-scale of the loss write it, too: 32 in float32, where a pass of its own over gradients would make it 36.
+scale of the loss write it, too: 32 in float32, where a pass of its own over gradients would make it 36. The mask of a
+pruned array is read with the others, as numbers of the parameter's dtype: 32.
 
 Arrays are cut into tiles of TILE elements by their sizes alone. A block works on tile after tile: it reads the array's
 number from the table `owners`, and the array's addresses from two records. One loop serves every rule: it loads the
@@ -84,6 +85,28 @@ def unscaling(one):
     return device(unscaled)
 
 
+def _selector(count, first=0):
+    """Return select(y, mask): those of so many numbers from the first on, or zeros where the mask is 0."""
+    if first == count:
+        return device(lambda y, mask: ())
+    others = _selector(count, first + 1)
+
+    def select(y, mask):
+        return (y[first] if mask != 0 else mask, *others(y, mask))
+
+    return device(select)
+
+
+def masking(one, count):
+    """Return `one` for arrays with a mask behind the gradient: its results, so many, are 0 where the mask is."""
+    select = _selector(count)
+
+    def masked(x, h, tiny, key, element):
+        return select(one((x[0], x[1], *x[3:]), h, tiny, key, element), x[2])
+
+    return device(masked)
+
+
 def _states(count):
     """Return a function that reads the addresses of so many states of a record."""
 
@@ -91,6 +114,10 @@ def _states(count):
         return ()
 
     return reader("int64", count) if count else device(states0)
+
+
+def no_mask(record):
+    return ()
 
 
 def no_key(stream, step):
@@ -101,22 +128,30 @@ def key_of_step(stream, step):
     return dropout_key(word(stream), word(step))
 
 
-def _update(rule, states, dtype, form, unscales):
-    # what is read: p, g, states; what is written: p, g if it is unscaled, states; a COPY is only written
+def _update(rule, states, dtype, form, unscales, masked):
+    # what is read: p, g, a mask, states; what is written: p, g if it is unscaled, states; a COPY is only written
     own, *others = stores_of(dtype, states, form)
-    read = (own, own, *(others[:-1] if form == COPY else others))
+    read = (own, own, *[own] * masked, *(others[:-1] if form == COPY else others))
     written = (own, *[own] * unscales, *others)
     num_read = len(read)
     real, width = getattr(np, own.real), max(store.width for store in written)
     one = of_one(rule, dtype, form)
     if unscales:
         one = unscaling(one)
+    if masked:
+        one = masking(one, len(written))
     update_vector, update_element = (vector_map(one, n, len(written), numbered=True) for n in (width, 1))
     load, load1 = array_loader(read, width), array_loader(read, 1)
     store, store1 = array_storer(written, width), array_storer(written, 1)
     read_row, read_factor, read_states = reader(own.real, NUM_SCALARS + 1), reader(own.real, 1), _states(states)
     factor_at, read_divisor = offset(CONTROL, own.real), reader("float32", 1)
     key_of = device(key_of_step if form == STOCHASTIC else no_key)
+    mask_at = STATES + 8 * states
+
+    def mask_behind_states(record):
+        return (read_word(record + mask_at)[0],)
+
+    read_mask = device(mask_behind_states if masked else no_mask)
 
     def update(records, pointers, owners, tiles, control):
         # what the device has found out about the step
@@ -142,8 +177,8 @@ def _update(rule, states, dtype, form, unscales):
             h = (scalars[0] * factor, *scalars[1:NUM_SCALARS], divisor)
             tiny = scalars[NUM_SCALARS]
             key = key_of(read_word(record + STREAM)[0], read_word(row + shift + STEP)[0])
-            addresses = (p, g, *s)
-            results = addresses if unscales else (p, *s)
+            addresses = (p, g, *read_mask(record), *s)
+            results = (p, g, *s) if unscales else (p, *s)
             low_bits = 0
             for address in addresses:
                 low_bits |= address
@@ -163,9 +198,11 @@ def _update(rule, states, dtype, form, unscales):
 
 
 @cache
-def _kernel(rule: Callable[..., Any], states: int, dtype: str, form: str, unscales: bool = False) -> Kernel:
-    words = ["unscale"] * unscales + ["update", rule.__name__, dtype] + [form] * (form != SAME)
-    return Kernel(_update(rule, states, dtype, form, unscales), "_".join(words))
+def _kernel(
+    rule: Callable[..., Any], states: int, dtype: str, form: str, unscales: bool = False, masked: bool = False
+) -> Kernel:
+    words = ["unscale"] * unscales + ["update", rule.__name__] + ["masked"] * masked + [dtype] + [form] * (form != SAME)
+    return Kernel(_update(rule, states, dtype, form, unscales, masked), "_".join(words))
 
 
 def accumulate(p, g, s, h, tiny):
@@ -188,20 +225,21 @@ def average_kernel(dtype: str) -> Kernel:
     return _kernel(average, 0, dtype, SAME)
 
 
-def masked(p, g, s, h, tiny):
+def pruned(p, g, s, h, tiny):
     """Rule of a pruned array: p where the mask g is not 0, else 0."""
     return (p if g != 0 else g), ()
 
 
 def mask_kernel(dtype: str) -> Kernel:
     """Return the kernel that sets arrays to zero where their masks, of their dtype, are zero."""
-    return _kernel(masked, 0, dtype, SAME)
+    return _kernel(pruned, 0, dtype, SAME)
 
 
-def update_kernel(name: str, dtype: str, form: str = SAME, unscales: bool = False) -> Kernel:
+def update_kernel(name: str, dtype: str, form: str = SAME, unscales: bool = False, masked: bool = False) -> Kernel:
     """Return the kernel of a row of OPTIMIZERS; rows with the same rule share it.
 
-    unscales: it also divides the gradient, in place, by the `divisor` of the control record.
+    unscales: it also divides the gradient, in place, by the `divisor` of the control record. masked: arrays have masks,
+    whose addresses are behind those of their states, and are 0 where these are.
     """
     row = OPTIMIZERS[name]
-    return _kernel(row.rule, len(row.states) + (form in (MASTER, COPY)), dtype, form, unscales)
+    return _kernel(row.rule, len(row.states) + (form in (MASTER, COPY)), dtype, form, unscales, masked)

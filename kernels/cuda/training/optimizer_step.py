@@ -51,13 +51,14 @@ class Updates:
 
     scalars: address of each parameter's row of ROW bytes for the first step of the pass; those of the next steps follow
     it. copy: the dtype of copies that the update writes, too; "": none. layers: indices of the parameters of each layer
-    that is to be updated by itself. storages: of each parameter's states; (): all are WHOLE. Each takes a launch.
+    that is to be updated by itself. storages: of each parameter's states; (): all are WHOLE. masks: address of each
+    parameter's mask, 0 for none; (): no parameter has one. Each storage takes a launch, and so do those with masks.
     """
 
     def __init__(
         self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], arrays: ParamArrays,
         scalars: Sequence[int],
-        copy: str = "", layers: Sequence[Sequence[int]] = (), storages: Sequence[str] = (),
+        copy: str = "", layers: Sequence[Sequence[int]] = (), storages: Sequence[str] = (), masks: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.gpu, self.stream, self.rule, self.dtype, self.arrays = gpu, stream, rule, dtype, arrays
         form, written = (COPY, [[copy] for copy in arrays.copies]) if copy else (SAME, [[] for _ in sizes])
@@ -75,10 +76,12 @@ class Updates:
         gpu.wait(0)  # on which tables are copied
         self.turns = self._turns(arrays.params, arrays.totals, scalars)
         self._parts = [(self.table, self.turns)]  # of the update: arrays with the same storage of states
-        if len(set(storages)) > 1:
+        masks = list(masks) or [0] * len(sizes)
+        kinds = [(storage, mask != 0) for storage, mask in zip(storages, masks, strict=True)]
+        if len(set(storages)) > 1 or any(masks):
             self._parts = [
-                self._part(targets, [i for i, own in enumerate(storages) if own == storage], scalars)
-                for storage in dict.fromkeys(storages)
+                self._part(targets, [i for i, own in enumerate(kinds) if own == kind], scalars, masks)
+                for kind in dict.fromkeys(kinds)
             ]
         self.num_elements = sum(sizes)
         self.control, self.settings = gpu.allocate(CONTROL.itemsize), gpu.allocate(SETTINGS.itemsize)
@@ -131,9 +134,12 @@ class Updates:
         self._joined.record(self._second.handle)
         self._joined.before(self.stream)
 
-    def _part(self, targets: Sequence[BufferUpdate], indices: list[int], scalars: Sequence[int]) -> tuple[Table, Any]:
-        """A table of some of the arrays, with their turns."""
-        table = Table(self.gpu, targets, indices, 0)
+    def _part(
+        self, targets: Sequence[BufferUpdate], indices: list[int], scalars: Sequence[int], masks: Sequence[int]
+    ) -> tuple[Table, Any]:
+        """A table of some of the arrays, which all have masks or have none, with their turns."""
+        own = [masks[i] for i in indices]
+        table = Table(self.gpu, targets, indices, 0, own if any(own) else ())
         self.gpu.wait(0)  # on which it is copied
         of_all = self.arrays.params, self.arrays.totals, scalars
         return table, self._turns(*([some[i] for i in indices] for some in of_all))

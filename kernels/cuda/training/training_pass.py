@@ -68,7 +68,7 @@ class TrainingPass:
         mirrored = mirror.addresses, mirror.copies, net.compute
         self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), self.steps)
         masks = list(compress(optimizer.masks, updated)) if optimizer.masks else ()
-        self.masks = Masks(gpu, stream, net.dtype, masks, changed, totals, of_states, copies, net.compute)
+        self.masks = Masks(gpu, stream, net.dtype, masks, totals)
         # each batch is a step, and no update waits for other gradients
         storages = list(compress(optimizer.storages, updated)) if optimizer.storages else []
         self.num_coded = sum(n for n, storage in zip(elements, storages, strict=False) if storage != WHOLE)
@@ -77,7 +77,9 @@ class TrainingPass:
         layers = _params_of_layers(net.layers) if by_layer else []
         layers = layers if len(layers) > 1 else []
         scalars = [self.scalars.address + row * self.steps * ROW for row in compress(rows, updated)]
-        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers, storages)
+        self.updates = Updates(
+            gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers, storages, self.masks.addresses
+        )
         self.penalties: Penalties | None = None
         if optimizer.penalties:
             of_params = mirror.addresses, [p.size for p in params]
@@ -151,8 +153,8 @@ class TrainingPass:
             program.add(costs.squares(size, width), updates.clip)
         if ends:
             cost = costs.coding(costs.apply(size, rule, width), self.num_coded, rule, width)
+            cost = cost._replace(bytes=cost.bytes + width * self.masks.elements)
             program.add(cost, updates.join if by_layer else updates.update)
-            self.masks.add_to(program)
             self.after.add_to(program, updates.control.address)
         program.finish(table, 1 + len(program.net.sums) + len(more), updates.control.address if kind.ends_step else 0)
 

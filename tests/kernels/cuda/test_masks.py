@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from helpers_cuda import require_device
 from helpers_network import TOLERANCE, data_for, kept_in, params_for
+from optimizers import first_of_its_kind
 
 require_device()
 
 import fastopt as fo
 from fastopt.kernels import cuda, reference
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import AfterStep, Batches, Constraint, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
@@ -71,6 +73,31 @@ def test_against_the_reference(how):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_other_dtypes(dtype):
     assert_agree(dtype, rule="momentum")
+
+
+@pytest.mark.parametrize("rule", [rule for rule in OPTIMIZERS if first_of_its_kind(rule)])
+def test_rules(rule):
+    """One with each number of states: those behind the mask are written, too."""
+    assert_agree("bfloat16" if rule == "amsgrad" else "float64", rule=rule)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_the_update_reads_the_mask(clip_norm, monkeypatch):
+    """Gradients have a launch of their own where a norm is taken of them; nothing else has."""
+    gpu, launched = type(gpu_of(())), []
+    launch = gpu.launch
+
+    def spy(self, kernel, *args):
+        launched.append(kernel.name)
+        launch(self, kernel, *args)
+
+    monkeypatch.setattr(gpu, "launch", spy)
+    trained(cuda, clip_norm=clip_norm)
+    masked, others, of_gradients = (
+        launched.count(f"update_{name}_float64") for name in ("adam_masked", "adam", "pruned")
+    )
+    assert masked == others > 0  # of kernels, and of biases, which have no masks
+    assert of_gradients == (masked if clip_norm else 0)
 
 
 def test_masks_may_change_between_passes():
