@@ -99,11 +99,7 @@ def _no_factor(A, first, numbers):
     return np.float32(0)
 
 
-def _nothing_with_factor(A, first, numbers, factor):
-    pass
-
-
-def _nothing_ahead(A, first, numbers, factor, ahead):
+def _nothing_ahead(A, first, numbers, factor, after, ahead):
     pass
 
 
@@ -123,10 +119,8 @@ def _codec(book: Codebook, k: int, at_random: bool) -> tuple[Callable[..., Any],
 
 
 def _codec_of_vectors(book: Codebook, k: int) -> tuple[Callable[..., Any], ...]:
-    """dequantize, measure, quantize and exchange of a whole block of state k."""
-    read, find, write, both = (
-        make(book) for make in (vectors.dequantizer, vectors.measurer, vectors.quantizer, vectors.exchanger)
-    )
+    """dequantize, measure and exchange of a whole block of state k."""
+    read, find, both = (make(book) for make in (vectors.dequantizer, vectors.measurer, vectors.exchanger))
 
     def dequantize(A, first, numbers, size):
         read(A[2 * k] + first, A[2 * k + 1] + first // BLOCK * 4, numbers + k * BLOCK_BYTES)
@@ -134,15 +128,11 @@ def _codec_of_vectors(book: Codebook, k: int) -> tuple[Callable[..., Any], ...]:
     def measure(A, first, numbers):
         return find(numbers + k * BLOCK_BYTES, A[2 * k + 1] + first // BLOCK * 4)
 
-    def quantize(A, first, numbers, factor):
-        write(numbers + k * BLOCK_BYTES, A[2 * k] + first, factor)
+    def exchange(A, first, numbers, factor, after, ahead):
+        skip, largest = k * BLOCK_BYTES, A[2 * k + 1] + after // BLOCK * 4
+        both(numbers + skip, A[2 * k] + first, factor, A[2 * k] + after, largest, ahead + skip)
 
-    def exchange(A, first, numbers, factor, ahead):
-        codes, after = A[2 * k] + first, first + BLOCK
-        skip = k * BLOCK_BYTES
-        both(numbers + skip, codes, factor, codes + BLOCK, A[2 * k + 1] + after // BLOCK * 4, ahead + skip)
-
-    return dequantize, measure, quantize, exchange
+    return dequantize, measure, exchange
 
 
 def _of_all(parts: Sequence[Callable[..., Any]], nothing: Callable[..., Any]) -> tuple[Any, Any, Any]:
@@ -202,8 +192,7 @@ def blockwise_loop(
     of_vectors = [_codec_of_vectors(book, k) for k, book in enumerate(books)]
     load0, load1, load2 = _of_all([parts[0] for parts in of_vectors], _nothing)
     measure0, measure1, measure2 = _of_all([parts[1] for parts in of_vectors], _no_factor)
-    store0, store1, store2 = _of_all([parts[2] for parts in of_vectors], _nothing_with_factor)
-    exchange0, exchange1, exchange2 = _of_all([parts[3] for parts in of_vectors], _nothing_ahead)
+    exchange0, exchange1, exchange2 = _of_all([parts[2] for parts in of_vectors], _nothing_ahead)
 
     def update_in_vectors(p, g, states, scalars, start, rows, columns, stride):
         A, key, numbers = view(view(states, 1, np.int64)[0], STATE_TABLE_WORDS, np.int64), read_key(states), stack()
@@ -220,14 +209,11 @@ def blockwise_loop(
             update_block(p, of_g, A, first, BLOCK, h, tiny, share, key, numbers)
             factor0, factor1 = measure0(A, first, numbers), measure1(A, first, numbers)
             factor2 = measure2(A, first, numbers)
-            if first + BLOCK < whole:
-                exchange0(A, first, numbers, factor0, ahead)
-                exchange1(A, first, numbers, factor1, ahead)
-                exchange2(A, first, numbers, factor2, ahead)
-            else:
-                store0(A, first, numbers, factor0)
-                store1(A, first, numbers, factor1)
-                store2(A, first, numbers, factor2)
+            # codes of this block, and numbers of the next; the last one takes its own, which nobody reads
+            after = min(first + BLOCK, whole - BLOCK)
+            exchange0(A, first, numbers, factor0, after, ahead)
+            exchange1(A, first, numbers, factor1, after, ahead)
+            exchange2(A, first, numbers, factor2, after, ahead)
             numbers, ahead = ahead, numbers
         if whole < start + columns:
             left = start + columns - whole

@@ -1,9 +1,8 @@
 """Codes of a whole block in vector instructions, with the bits of `blockwise_codes`.
 
-    dequantize(codes, largest, numbers)   a whole block; all are addresses, numbers aligned to 64 bytes
+    dequantize(codes, largest, numbers)   all are addresses, numbers aligned to 64 bytes
     factor = measure(numbers, largest)
-    quantize(numbers, codes, factor)
-    exchange(numbers, codes, factor, next_codes, next_largest, next_numbers)   both at once
+    exchange(numbers, codes, factor, next_codes, next_largest, next_numbers)
 
 What differs between AVX-512 VBMI and AVX2 is in a module of each.
 """
@@ -46,7 +45,7 @@ def dequantizer(book: Codebook) -> Callable[..., Any]:
 
 @cache
 def measurer(book: Codebook) -> Callable[..., Any]:
-    """measure(numbers, largest) for a codebook: writes the largest magnitude, and returns the factor of `quantize`."""
+    """measure(numbers, largest) for a codebook: writes the largest magnitude, and returns the factor for codes."""
     V = UNIT.V
 
     @intrinsic
@@ -72,30 +71,10 @@ def measurer(book: Codebook) -> Callable[..., Any]:
 
 
 @cache
-def quantizer(book: Codebook) -> Callable[..., Any]:
-    """quantize(numbers, codes, factor) for a codebook."""
-    unit, V = UNIT, UNIT.V
-
-    @intrinsic
-    def quantize(typingctx, numbers, codes, factor):
-        def codegen(context, builder, signature, args):
-            factor = V.broadcast(builder, args[2])
-            for first in range(0, BLOCK, V.bytes):
-                # four registers of numbers become one of codes
-                parts = [load(builder, args[0], 4 * first + V.bytes * k, V.floats, V.bytes) for k in range(4)]
-                unit.store_codes(builder, book, [unit.code(builder, book, x, factor) for x in parts], args[1], first)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.float32), codegen
-
-    return quantize
-
-
-@cache
 def exchanger(book: Codebook) -> Callable[..., Any]:
-    """exchange(numbers, codes, factor, next_codes, next_largest, next_numbers): `quantize`, and `dequantize` others.
+    """exchange(...) for a codebook: writes the codes of numbers, and dequantizes those of another block.
 
-    Where the one waits for its own results and the other for loads (AVX2), they take turns.
+    Where the one waits for its own results, and the other for loads, as with AVX2, they take turns.
     """
     unit, V = UNIT, UNIT.V
 
@@ -112,6 +91,7 @@ def exchanger(book: Codebook) -> Callable[..., Any]:
 
             dequantize_some(0 if unit.TAKES_TURNS else None)
             for first in range(0, BLOCK, V.bytes):
+                # four registers of numbers become one of codes
                 done = []
                 for k in range(4):
                     x = load(builder, args[0], 4 * first + V.bytes * k, V.floats, V.bytes)
