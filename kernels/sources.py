@@ -55,7 +55,7 @@ class SparseRows:
     """
 
     stored: np.ndarray  # (number of values,), of a dtype in STORED
-    columns: np.ndarray  # the same shape, int32 or int64
+    columns: np.ndarray  # the same shape, int32 or int64; those of a row ascend
     starts: np.ndarray  # (n + 1,) of the dtype of `columns`
     inputs: int
 
@@ -78,16 +78,25 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """Return rows, by a slice or their numbers, as a matrix of the values' dtype: a new array."""
+    def _places(self, index: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of values of some rows, and the places of all of them, one row after the other."""
         first, end = self.starts[:-1][index], self.starts[1:][index]
         counts = end - first
-        # the places of all values of these rows, one row after the other
         before = np.cumsum(counts) - counts
-        places = np.arange(counts.sum()) + np.repeat(first - before, counts)
+        return counts, np.arange(counts.sum()) + np.repeat(first - before, counts)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Return rows, by a slice or their numbers, as a matrix of the values' dtype: a new array."""
+        counts, places = self._places(index)
         rows = np.zeros((len(counts), self.inputs), self.dtype)
         rows[np.repeat(np.arange(len(counts)), counts), self.columns[places]] = self.stored[places]
         return rows
+
+    def chosen(self, index: Any) -> SparseRows:
+        """Return rows, by a slice or their numbers, as sparse ones."""
+        counts, places = self._places(index)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(self.starts.dtype)
+        return SparseRows(self.stored[places], self.columns[places], starts, self.inputs)
 
 
 @dataclass(frozen=True, eq=False)

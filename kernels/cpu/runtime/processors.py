@@ -31,7 +31,7 @@ class VectorUnit(NamedTuple):
         return self.vector_bytes // itemsize
 
 
-# Of the vector registers 16 of 32 are sums, 12 of 16, and 24 of 32.
+# Sums take 16 of 32 vector registers, 12 of 16, and 24 of 32.
 AVX512 = VectorUnit("AVX-512", 64, tile_rows=8, tile_vectors=2, has_masks=True, mask_registers=True)
 AVX2 = VectorUnit("AVX2", 32, tile_rows=6, tile_vectors=2, has_masks=True)
 NEON = VectorUnit("NEON", 16, tile_rows=8, tile_vectors=3, has_masks=False)

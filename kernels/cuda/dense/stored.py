@@ -1,6 +1,7 @@
 """Values of x as the device stores them, and the way of each to a batch: widened, prepared by stages, rounded.
 
-The twin of `cpu/dense/gather`. Memory holds the values of a `Source` in their own dtype.
+The twin of `cpu/dense/gather`. Memory holds the values of a `Source` in their own dtype. Of sparse rows it holds what
+the host has, three arrays, whose addresses are in a record; a value is looked up among the columns of its row.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from ..runtime.primitives import reader
 from ..runtime.storage import STORES
 from ..runtime.vectors import Store, array_loader, plain
 
+read_words3 = reader("int64", 3)
+
 
 class Layout(NamedTuple):
     """Dtype of the values in the device's memory, and the kinds of the stages that prepare them."""
 
     stored: str
     stages: tuple[bool, ...] = ()  # of each, True if it divides
+    columns: str = ""  # dtype of the numbers of columns and values of sparse rows; "": all values are stored
 
     @property
     def name(self) -> str:
         """Name for kernels."""
         kinds = "".join("d" if divides else "m" for divides in self.stages)
-        return f"{self.stored}_{kinds}" if kinds else self.stored
+        return "_".join(filter(None, (self.stored, kinds, self.columns and f"sparse_{self.columns}")))
 
     @property
     def size(self) -> int:
@@ -36,16 +40,13 @@ class Layout(NamedTuple):
 
 
 def layout_of(x: np.ndarray | Source, dtype: np.dtype[Any]) -> Layout | None:
-    """The layout of x for a network of a dtype; None where the device gets the network's dtype.
-
-    Sparse rows, of which most values would be 0, are filled up and prepared by the host.
-    """
-    if not isinstance(x, Source) or isinstance(x.values, SparseRows):
+    """The layout of x for a network of a dtype; None where the device gets the network's dtype."""
+    if not isinstance(x, Source):
         return None
-    stored = x.dtype.newbyteorder("=")
-    if stored == dtype and not x.stages:
+    stored, columns = x.dtype.newbyteorder("="), x.values.columns.dtype.name if isinstance(x.values, SparseRows) else ""
+    if stored == dtype and not x.stages and not columns:
         return None
-    return Layout(stored.name, tuple(stage.divides for stage in x.stages))
+    return Layout(stored.name, tuple(stage.divides for stage in x.stages), columns)
 
 
 def _store_of(stored: str) -> Store:
@@ -71,11 +72,32 @@ def _prepared(kinds):
     return device(prepared)
 
 
+def _finder(kind):
+    """find(columns, starts, row, j): where the value of column j of a row is stored, by bisection; -1: it is 0."""
+    read, size = reader(kind, 1), np.dtype(kind).itemsize
+
+    def find(columns, starts, row, j):
+        low, end = np.int64(read(starts + row * size)[0]), np.int64(read(starts + (row + 1) * size)[0])
+        high = end
+        while low < high:
+            middle = (low + high) // 2
+            if read(columns + middle * size)[0] < j:
+                low = middle + 1
+            else:
+                high = middle
+        if low < end and read(columns + low * size)[0] == j:
+            return low
+        return np.int64(-1)
+
+    return device(find)
+
+
 @cache
 def value_of(layout: Layout, dtype: str) -> Any:
     """value(x, stages, inputs, row, j): column j of a row of x, in the network's dtype.
 
-    stages: address of the table of their factors and terms.
+    x: address of the values, or of a record with those of sparse rows: of values, columns and starts. stages: address
+    of the table of their factors and terms.
     """
     load, T = array_loader((_store_of(layout.stored),), 1), getattr(np, dtype)
     prepared = _prepared(layout.stages)
@@ -86,4 +108,19 @@ def value_of(layout: Layout, dtype: str) -> Any:
     def staged(x, stages, inputs, row, j):
         return T(prepared(np.float64(load((x,), row * inputs + j)[0][0]), stages, inputs, j))
 
-    return device(staged if layout.stages else rounded)
+    if not layout.columns:
+        return device(staged if layout.stages else rounded)
+    find = _finder(layout.columns)
+
+    def rounded_sparse(x, stages, inputs, row, j):
+        values, columns, starts = read_words3(x)
+        place = find(columns, starts, row, j)
+        return T(load((values,), place)[0][0]) if place >= 0 else T(0)
+
+    def staged_sparse(x, stages, inputs, row, j):
+        values, columns, starts = read_words3(x)
+        place = find(columns, starts, row, j)
+        v = np.float64(load((values,), place)[0][0]) if place >= 0 else np.float64(0)
+        return T(prepared(v, stages, inputs, j))
+
+    return device(staged_sparse if layout.stages else rounded_sparse)

@@ -94,6 +94,8 @@ def choose(
         return None
     if net.tf32 or net.compute != net.dtype:
         return None
+    if layout and layout.columns:  # rows of the next batch are asked for by their place, which sparse ones have not
+        return None
     if net.loss is not None and LOSSES[net.loss.name].factor is not None:
         return None
     kind = kind_of(net, layers, rule, labels)._replace(x=layout)

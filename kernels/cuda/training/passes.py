@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...sources import Source, stages_table
-from ..dense.stored import layout_of
 from ..runtime.records import CLOCK
 from .data_feed import feed
 from .marks import marking
@@ -92,7 +91,7 @@ class Pass:
         other_bytes = rows * (width + ROW_NUMBER.itemsize * ordered + 16 * weighted)
         dtype = np.dtype(program.net.dtype)
         self.feed = feed(gpu, stream, x, y, program.batch, other_bytes, dtype, chosen)
-        self.layout = layout_of(x, dtype)  # of x on the device, where that is not the network's dtype
+        self.layout = self.feed.layout  # of x on the device, where that is not the network's dtype
         table = stages_table(x) if self.layout else None
         self.stages = 0 if table is None else program.constant("stages", table)
         self._order = gpu.allocate(ROW_NUMBER.itemsize * rows) if ordered and not self.feed.streamed else None

@@ -21,6 +21,8 @@ KERNELS = list(dict.fromkeys(KERNELS))
 PREPARED = [Layout(stored, (False,)) for stored in ("uint8", "int64", "float16", "float64")]
 KERNELS += [gather_stored_kernel(layout, "float32", "float32") for layout in PREPARED]
 KERNELS += [gather_stored_kernel(Layout("uint8"), *to) for to in (("float32", "bfloat16"), ("float64", "float64"))]
+SPARSE = [Layout("float32", (), "int32"), Layout("uint8", (False, True), "int64")]
+KERNELS += [gather_stored_kernel(layout, "float32", "float32") for layout in SPARSE]
 CASES = [(kernel, (9, 0)) for kernel in KERNELS]
 CASES += [(loss_kernel(name, "float32"), (8, 0)) for name in ("binary_crossentropy", "categorical_crossentropy")]
 

@@ -32,10 +32,23 @@ def sparse():
     return SparseRows(VALUES[rows, columns], columns, starts, INPUTS), np.where(VALUES > 100, VALUES, 0)
 
 
+def sparse_as(dtype, index):
+    """Sparse rows of a dtype, of which the first is empty, and their dense matrix."""
+    rows, dense = sparse()
+    first, starts = rows.starts[1], np.maximum(rows.starts - rows.starts[1], 0)
+    values, columns = rows.stored[first:].astype(dtype), rows.columns[first:].astype(index)
+    few = SparseRows(values, columns, starts.astype(index), INPUTS)
+    return few, dense * (np.arange(ROWS) > 0)[:, None]
+
+
 SOURCES = {
     "bytes": (Source(VALUES, STAGES), PREPARED),
     "doubles columns first": (Source(np.asfortranarray(VALUES.astype(float))), VALUES),
     "sparse": (Source(sparse()[0]), sparse()[1]),
+    "sparse doubles": (Source(sparse_as("f8", "i4")[0]), sparse_as("f8", "i4")[1]),
+    "sparse floats": (Source(sparse_as("f4", "i8")[0]), sparse_as("f4", "i8")[1]),
+    "sparse, prepared": (Source(sparse()[0], STAGES), ((sparse()[1] * FACTOR + TERM) - 1) / DIVISOR),
+    "no values": (Source(SparseRows(np.zeros(0), np.zeros(0, "i4"), np.zeros(ROWS + 1, "i4"), INPUTS)), 0 * VALUES),
 }
 
 
@@ -52,7 +65,8 @@ def outcome(x, dtype, compute=None):
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("kind", "dtype", "compute"), [
     ("bytes", "float32", None), ("bytes", "float64", None), ("bytes", "float32", "bfloat16"),
-    ("doubles columns first", "float32", None), ("sparse", "float32", None),
+    ("doubles columns first", "float32", None), ("sparse", "float32", None), ("sparse doubles", "float32", "bfloat16"),
+    ("sparse floats", "float32", None), ("sparse, prepared", "float64", None), ("no values", "float32", None),
 ])  # fmt: skip
 def test_the_bits_are_those_of_prepared_rows(kind, dtype, compute, streamed, monkeypatch):
     if streamed:
@@ -66,14 +80,29 @@ def test_the_bits_are_those_of_prepared_rows(kind, dtype, compute, streamed, mon
 
 
 def test_the_device_has_the_values_as_they_are(monkeypatch):
-    """No copy in the network's dtype; sparse rows are filled up."""
+    """No copy in the network's dtype; of sparse rows the three arrays, and their addresses."""
     net, y = Run(cuda, LAYERS, "mean_squared_error", [], "float32").net, np.ones((ROWS, 2), "float32")
     allocate, sizes = type(net.gpu).allocate, []
     monkeypatch.setattr(type(net.gpu), "allocate", lambda self, size: sizes.append(size) or allocate(self, size))
     for kind, (source, _) in SOURCES.items():
+        sizes.clear()
         with net.gpu.active():
-            data_feed.feed(net.gpu, net.stream.handle, source, y, 4, 0, np.dtype("float32"))
-        assert sizes[-2:] == [VALUES.size * (4 if kind == "sparse" else source.dtype.itemsize), y.nbytes]
+            found = data_feed.feed(net.gpu, net.stream.handle, source, y, 4, 0, np.dtype("float32"))
+        assert not found.streamed
+        if isinstance(source.values, SparseRows):
+            arrays = source.values.stored, source.values.columns, source.values.starts
+            assert sizes == [*(max(1, array.nbytes) for array in arrays), 24, y.nbytes], kind
+        else:
+            assert sizes == [VALUES.size * source.dtype.itemsize, y.nbytes], kind
+
+
+def test_sparse_rows_are_not_for_the_one_kernel(monkeypatch):
+    monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
+    chosen, choose = [], select.choose
+    monkeypatch.setattr(select, "choose", lambda *args: chosen.append(choose(*args)) or chosen[-1])
+    run = Run(cuda, LAYERS, "mean_squared_error", [], "float32")
+    run.train(SOURCES["sparse"][0], np.ones((ROWS, 2), "float32"), np.arange(ROWS), 4)
+    assert chosen == [None]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "doubles columns first"])
