@@ -26,7 +26,7 @@ from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, NOISE, NORMALIZATION, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
-from fastopt.kernels.cuda.training import data_feed, masks
+from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, CONSTRAINTS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
@@ -174,12 +174,6 @@ def _coded_update(rule: str, storage: str) -> Outputs:
         ]
     cuda.update([Update(rule, p, g, tuple(states), OPTIMIZERS[rule].options, 3, SAME, dropout_stream(7, 3), storage)])
     return [p, *states]
-
-
-def _masked(dtype: str) -> Outputs:
-    p, mask = there(drawn(TILE + 5), dtype), there(drawn(TILE + 5) > 0, dtype)
-    masks._Launch(gpu_of({at(p)}), 0, dtype, [TILE + 5], [at(p)], [at(mask)])()
-    return [p]
 
 
 def _widened(dtype: str) -> Outputs:
@@ -367,6 +361,18 @@ def _after_steps(name: str, axes: tuple[int, ...], dtype: str) -> Outputs:
     steps = OptimizerSteps("sgd", [(), ()], OPTIMIZERS["sgd"].options, np.full(2, 0.1), after=after)
     network.train(Batches(x, y, np.arange(4), 2), steps, 0)
     return [to_device(array) for array in (*params, *averages)]
+
+
+def _masked(dtype: str) -> Outputs:
+    """Run a pass with masks, of a parameter of several tiles, whose gradients are clipped by their norm."""
+    inputs = TILE // 4 + 1
+    params = [drawn(inputs, 8).astype(dtype), drawn(8).astype(dtype)]
+    network = cuda.Network([DenseSpec(inputs, 8)], params, dtype, LossSpec("mean_squared_error"), [])
+    states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
+    masks, rates = [(drawn(inputs, 8) > 0).astype(np.uint8), None], np.full(2, 0.01)
+    steps = OptimizerSteps("adam", states, OPTIMIZERS["adam"].options, rates, clip_norm=0.1, masks=masks)
+    network.train(Batches(drawn(4, inputs).astype(dtype), drawn(4, 8).astype(dtype), np.arange(4), 2), steps, 0)
+    return [to_device(array) for array in (*params, *states[0], *states[1])]
 
 
 def _penalties(dtype: str) -> Outputs:
