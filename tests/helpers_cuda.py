@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,13 @@ class Bits:
     def copy_to_host(self) -> np.ndarray:
         copied: np.ndarray = self.array.copy_to_host()
         return copied
+
+
+def assert_exact_code(listing: Any, registers: int) -> None:
+    """Machine code of an update: nothing is spilled, and arithmetic is what the formula says."""
+    assert listing.local_bytes == 0
+    assert ".local" not in listing.ptx
+    assert 0 < listing.registers <= registers
+    assert not re.findall(r"\bfma\.", listing.ptx)  # two roundings, as on the CPU
+    assert not re.findall(r"\.ftz|\.approx|\.full", listing.ptx)  # denormals are kept, nothing is approximate
+    assert not re.findall(r"\bcall\b", listing.ptx)

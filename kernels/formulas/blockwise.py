@@ -38,6 +38,8 @@ LEAST = 2.0**-30  # smaller magnitudes count as this, so that 5 bits tell the ex
 EXPONENTS = 32  # of magnitudes from 2^-31 to 2: bits of float32 >> 23, of which the lower 5 count
 RANDOM_BITS, RANDOM_UNIT = 24, 2.0**-24  # of a draw that rounds a number at random
 INFINITE = 0x7F800000  # bits of infinity; those of NaN are more
+# For kernels that calculate t: its term, and a factor for the piece of 1 that makes it a little above 1.
+EIGHT_NINTHS, OF_ONE = float(np.float32(8 / 9)), 0.113
 ZERO = 127  # the signed map's code of 0: positive numbers have larger codes
 
 # States that are sums or means of squares, which are never negative; all others may be.

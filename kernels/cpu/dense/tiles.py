@@ -6,7 +6,8 @@ to the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -84,9 +85,8 @@ def tile_of(
     """C = alpha A B, or C + alpha A B, for a tile of C of so many rows and vectors.
 
     For each of the `depth` products, a row of B is multiplied with each element of a column of A, and added to sums
-    that stay in registers. Without `whole` only `columns` of the tile exist, but for B if it is `padded`: all of the
-    first `whole_vectors`, and some of the others. With `copies` the rows of B are written to `copy`, one behind the
-    other.
+    that stay in registers. Without `whole` only `columns` of the tile exist, those of the first `whole_vectors` among
+    them; a `padded` B has all columns. With `copies` the rows of B are written to `copy`, one behind the other.
     """
     v = Vectors(T, unit)
     itemsize, lanes, vector = v.itemsize, v.lanes, v.vector
@@ -211,6 +211,21 @@ def transpose_of(T: Any, unit: VectorUnit, whole: bool = True) -> Any:
     return transpose_square
 
 
+@contextmanager
+def _counted(builder: Any, depth: Any) -> Iterator[Any]:
+    """Emit what is in the context as the body of a loop over count < depth, with depth > 0; yields the count."""
+    before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    count = builder.phi(i64)
+    yield count
+    following = builder.add(count, i64(1))
+    count.add_incoming(i64(0), before)
+    count.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
+    builder.position_at_end(after)
+
+
 @cache
 def pad_of(T: Any, unit: VectorUnit, vectors: int) -> Any:
     """to[p] = source[p] for p < depth: rows of so many vectors, with 0 in the columns that do not exist."""
@@ -219,20 +234,12 @@ def pad_of(T: Any, unit: VectorUnit, vectors: int) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, step, columns, to, depth = args
         masks = [v.lanes_below(builder, columns, j * v.lanes) for j in range(vectors)]
-        before, loop, after = builder.block, builder.append_basic_block("pad"), builder.append_basic_block("padded")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        count = builder.phi(i64)
-        row = builder.add(source, builder.mul(count, step))
-        row_of_copy = builder.add(to, builder.mul(count, i64(vectors * unit.vector_bytes)))
-        for j, mask in enumerate(masks):
-            skip = i64(j * unit.vector_bytes)
-            v.store(builder, v.load(builder, builder.add(row, skip), mask), builder.add(row_of_copy, skip))
-        following = builder.add(count, i64(1))
-        count.add_incoming(i64(0), before)
-        count.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-        builder.position_at_end(after)
+        with _counted(builder, depth) as count:
+            row = builder.add(source, builder.mul(count, step))
+            row_of_copy = builder.add(to, builder.mul(count, i64(vectors * unit.vector_bytes)))
+            for j, mask in enumerate(masks):
+                skip = i64(j * unit.vector_bytes)
+                v.store(builder, v.load(builder, builder.add(row, skip), mask), builder.add(row_of_copy, skip))
         return context.get_dummy_value()
 
     @intrinsic
@@ -250,21 +257,14 @@ def copy_of(T: Any, size: int, groups: int) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, step, to, depth = args
-        before, loop, after = builder.block, builder.append_basic_block("copy"), builder.append_basic_block("copied")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        count = builder.phi(i64)
-        row = builder.add(source, builder.mul(count, step))
-        group_bytes = builder.mul(depth, i64(size * itemsize))
-        for g in range(groups):
-            value = builder.load(pointer(builder, builder.add(row, i64(g * size * itemsize)), vector), align=itemsize)
-            skip = builder.add(builder.mul(group_bytes, i64(g)), builder.mul(count, i64(size * itemsize)))
-            builder.store(value, pointer(builder, builder.add(to, skip), vector), align=itemsize)
-        following = builder.add(count, i64(1))
-        count.add_incoming(i64(0), before)
-        count.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-        builder.position_at_end(after)
+        with _counted(builder, depth) as count:
+            row = builder.add(source, builder.mul(count, step))
+            group_bytes = builder.mul(depth, i64(size * itemsize))
+            for g in range(groups):
+                at = builder.add(row, i64(g * size * itemsize))
+                value = builder.load(pointer(builder, at, vector), align=itemsize)
+                skip = builder.add(builder.mul(group_bytes, i64(g)), builder.mul(count, i64(size * itemsize)))
+                builder.store(value, pointer(builder, builder.add(to, skip), vector), align=itemsize)
         return context.get_dummy_value()
 
     @intrinsic

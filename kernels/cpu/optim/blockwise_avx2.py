@@ -13,24 +13,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ...formulas.blockwise import DECADES, ZERO, Codebook
+from ...formulas.blockwise import DECADES, EIGHT_NINTHS, OF_ONE, ZERO, Codebook
 from ..runtime.frontend import cgutils
 from ..runtime.primitives import target_has
-from .vector_code import (
-    BYTE,
-    EIGHT_NINTHS,
-    FLOAT,
-    HALF,
-    OF_ONE,
-    WORD,
-    Lanes,
-    call,
-    constant,
-    larger,
-    load,
-    shuffle,
-    store,
-)
+from .vector_code import BYTE, FLOAT, HALF, WORD, Lanes, call, constant, larger, load, shuffle, store
 
 AVAILABLE = target_has("+avx2")
 V = Lanes(8)

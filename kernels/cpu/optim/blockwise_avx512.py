@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ...formulas.blockwise import DECADES, EXPONENTS, LEAST, ZERO, Codebook
+from ...formulas.blockwise import DECADES, EIGHT_NINTHS, EXPONENTS, LEAST, OF_ONE, ZERO, Codebook
 from ..runtime.primitives import target_has
-from .vector_code import BYTE, EIGHT_NINTHS, FLOAT, HALF, OF_ONE, WORD, Lanes, call, constant, load, shuffle, store
+from .vector_code import BYTE, FLOAT, HALF, WORD, Lanes, call, constant, load, shuffle, store
 
 AVAILABLE = target_has("+avx512vbmi") and target_has("+avx512bw") and target_has("+avx512dq")
 V = Lanes(16)

@@ -11,9 +11,6 @@ from ..runtime.frontend import cgutils
 
 BYTE, HALF, WORD, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
 
-# The term of t in the maps of 8 bits, and a factor for numbers of the piece of 1 that makes t a little above 1.
-EIGHT_NINTHS, OF_ONE = float(np.float32(8 / 9)), 0.113
-
 
 def constant(values: Any, kind: Any = WORD) -> Any:
     return ir.Constant(ir.VectorType(kind, len(values)), [value.item() for value in values])

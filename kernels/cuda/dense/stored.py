@@ -92,6 +92,26 @@ def _finder(kind):
     return device(find)
 
 
+def _reader(layout):
+    """read(x, inputs, row, j): column j of a row of x as it is stored, widened."""
+    store = _store_of(layout.stored)
+    load, zero = array_loader((store,), 1), getattr(np, store.real)(0)
+
+    def read(x, inputs, row, j):
+        return load((x,), row * inputs + j)[0][0]
+
+    if not layout.columns:
+        return device(read)
+    find = _finder(layout.columns)
+
+    def read_sparse(x, inputs, row, j):
+        values, columns, starts = read_words3(x)
+        place = find(columns, starts, row, j)
+        return load((values,), place)[0][0] if place >= 0 else zero
+
+    return device(read_sparse)
+
+
 @cache
 def value_of(layout: Layout, dtype: str) -> Any:
     """value(x, stages, inputs, row, j): column j of a row of x, in the network's dtype.
@@ -99,28 +119,12 @@ def value_of(layout: Layout, dtype: str) -> Any:
     x: address of the values, or of a record with those of sparse rows: of values, columns and starts. stages: address
     of the table of their factors and terms.
     """
-    load, T = array_loader((_store_of(layout.stored),), 1), getattr(np, dtype)
-    prepared = _prepared(layout.stages)
+    prepared, read, T = _prepared(layout.stages), _reader(layout), getattr(np, dtype)
 
     def rounded(x, stages, inputs, row, j):
-        return T(load((x,), row * inputs + j)[0][0])
+        return T(read(x, inputs, row, j))
 
     def staged(x, stages, inputs, row, j):
-        return T(prepared(np.float64(load((x,), row * inputs + j)[0][0]), stages, inputs, j))
+        return T(prepared(np.float64(read(x, inputs, row, j)), stages, inputs, j))
 
-    if not layout.columns:
-        return device(staged if layout.stages else rounded)
-    find = _finder(layout.columns)
-
-    def rounded_sparse(x, stages, inputs, row, j):
-        values, columns, starts = read_words3(x)
-        place = find(columns, starts, row, j)
-        return T(load((values,), place)[0][0]) if place >= 0 else T(0)
-
-    def staged_sparse(x, stages, inputs, row, j):
-        values, columns, starts = read_words3(x)
-        place = find(columns, starts, row, j)
-        v = np.float64(load((values,), place)[0][0]) if place >= 0 else np.float64(0)
-        return T(prepared(v, stages, inputs, j))
-
-    return device(staged_sparse if layout.stages else rounded_sparse)
+    return device(staged if layout.stages else rounded)

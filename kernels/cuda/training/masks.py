@@ -33,6 +33,7 @@ class Masks:
         self._masks = [mask for mask in masks if mask is not None]
         self.elements = sum(mask.size for mask in self._masks)
         self.addresses: list[int] = []  # of each parameter's, 0 for none
+        self._memory: list[Any] = []
         if not self._masks:
             return
         itemsize = np.dtype(dtype).itemsize
@@ -58,7 +59,7 @@ class Masks:
 
     def begin(self) -> None:
         """Copy the masks, as they are now, to the device."""
-        for memory, mask in zip(self._memory if self._masks else (), self._masks, strict=True):
+        for memory, mask in zip(self._memory, self._masks, strict=True):
             self.gpu.copy_in(memory.address, mask.astype(self.dtype), self.stream)
 
     def add_before_norm(self, program: Any) -> None:
