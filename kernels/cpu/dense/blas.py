@@ -130,8 +130,9 @@ def plain_kernel(dtype: str) -> Kernel:
     return Kernel(plain_of(getattr(np, dtype), as_it_is), f"plain_gemm_{dtype}", gemm_types(dtype))
 
 
-# Processors on which MKL uses half of a vector: 105 to 112 GFLOP/s where `matmul` has 220 to 265 (Zen 5).
-SLOW_MKL = {"znver5"}
+# Processors on which MKL uses half of a vector, 105 to 112 GFLOP/s where `matmul` has 220 to 265 (Zen 5), or spends its
+# time on edges: a step of 784-100-10 with 200 rows took 1.3 times as long in float64, 1.1 to 1.2 in float32 (Zen 3).
+SLOW_MKL = {"znver3", "znver5"}
 
 
 def _by_speed() -> list[str]:

@@ -27,7 +27,7 @@ from .blas import products
 from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
 from .tile_sums import tile_penalties, tile_sums, weight_piece, weight_pieces
 
-TILE_ROWS = 128  # of a tile of y or dx
+TILE_ROWS = 128  # of a tile of y or dx, at most
 TILE_COLS = 64
 ROW_COLS = 256  # of a tile of a single row
 DW_ELEMENTS = 16_384  # of a tile of dw: with w and two states 256 kB in float32, inside the second-level cache
@@ -270,10 +270,10 @@ def _inputs(gemm, T, itemsize):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
         tiles_across = num_pieces(d.inputs, d.dx_tile_cols)
-        for piece in pieces_of_rank(num_pieces(rows, TILE_ROWS) * tiles_across, rank, num_ranks):
+        for piece in pieces_of_rank(num_pieces(rows, d.dx_tile_rows) * tiles_across, rank, num_ranks):
             # one tile: m x n from (r, c) on
-            r, c = piece // tiles_across * TILE_ROWS, piece % tiles_across * d.dx_tile_cols
-            m, n = min(TILE_ROWS, rows - r), min(d.dx_tile_cols, d.inputs - c)
+            r, c = piece // tiles_across * d.dx_tile_rows, piece % tiles_across * d.dx_tile_cols
+            m, n = min(d.dx_tile_rows, rows - r), min(d.dx_tile_cols, d.inputs - c)
             dz, w = d.dz + r * d.outputs * itemsize, d.w + c * d.outputs * itemsize
             dx = d.dx + (r * d.inputs + c) * itemsize
             gemm(
@@ -284,7 +284,7 @@ def _inputs(gemm, T, itemsize):
                 call_tile(d.round_tile, dx, 0, 0, 0, m, n, d.inputs)
             # dz of the layer below, while the tile is in cache
             if d.slope_below:
-                sums = d.col_sums_below + (r // TILE_ROWS * d.inputs + c) * 8
+                sums = d.col_sums_below + (r // d.dx_tile_rows * d.inputs + c) * 8
                 call_tile(d.slope_below, dx, d.s_below + (r * d.inputs + c) * itemsize, sums, 0, m, n, d.inputs)
 
     return inputs
@@ -310,7 +310,7 @@ def _weights(gemm, T, itemsize):
                 sums = view(scratch, n, np.float64)
                 for j in range(n):
                     sums[j] = 0
-                for tile in range(num_pieces(rows, TILE_ROWS)):
+                for tile in range(num_pieces(rows, d.dx_tile_rows)):
                     of_tile = view(d.col_sums + (tile * d.outputs + c) * 8, n, np.float64)
                     for j in range(n):
                         sums[j] += of_tile[j]
@@ -399,7 +399,7 @@ def shape_fields(
     num_splits, split_rows = (1, inputs) if whole else splits_of(rows, inputs, outputs)
     tile_rows, tile_cols = forward_tile(rows, split_rows, outputs, unpacked)
     dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked)
-    dx_tile_cols = TILE_COLS
+    dx_tile_rows, dx_tile_cols = equal_size(rows, TILE_ROWS, 1), TILE_COLS
     if compute == "bfloat16":
         tile_rows, tile_cols, dx_tile_cols = equal_size(rows, PACKED_ROWS, 1), min(outputs, PACKED_COLS), PACKED_COLS
         dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked, PACKED_DW)
@@ -408,8 +408,8 @@ def shape_fields(
     return {
         "inputs": inputs, "outputs": outputs, "gemm": gemm, "tile_rows": tile_rows,
         "x_stride": inputs, "x_split": split_rows, "tile_cols": tile_cols, "dw_tile_rows": dw_tile_rows,
-        "dx_tile_cols": dx_tile_cols, "dw_tile_cols": dw_tile_cols, "num_splits": num_splits, "split_rows": split_rows,
-        "scratch_bytes": -(-scratch_bytes // 64) * 64,
+        "dx_tile_rows": dx_tile_rows, "dx_tile_cols": dx_tile_cols, "dw_tile_cols": dw_tile_cols,
+        "num_splits": num_splits, "split_rows": split_rows, "scratch_bytes": -(-scratch_bytes // 64) * 64,
     }  # fmt: skip
 
 

@@ -9,8 +9,9 @@ does not cost more than a copy:
         for a strip of columns      of B and C, as wide as a tile: it stays in the first-level cache
           for a tile of rows        the first tile copies the strip of B that it reads, later ones read the copy
 
-The last strip has the columns that are left. Where they are four or more and fill half of a vector at most, and A is
-transposed, so that the rows of C are neighbours in it, vectors are along those rows instead.
+The last strip has the columns that are left, or, where that is a vector at most and the unit has wide tiles, those and
+the ones before them. Where they are four or more and fill half of a vector at most, and A is transposed, so that the
+rows of C are neighbours in it, vectors are along those rows instead.
 
 Every element of C is summed in the same order, whatever the tiles: block by block of products, whose size depends on k
 alone. So bits depend neither on threads nor on the processor.
@@ -69,12 +70,12 @@ def available() -> bool:
     return vector_unit() is not None
 
 
-def _strip(T: Any, unit: VectorUnit, vectors: int, whole: bool) -> Callable[..., None]:
-    """The product for a strip of C: tiles from top to bottom, smaller ones for the last rows.
+def _strip(T: Any, unit: VectorUnit, vectors: int, whole: bool, size: int) -> Callable[..., None]:
+    """The product for a strip of C: tiles of `size` rows from top to bottom, smaller ones for the last rows.
 
     Without `whole` a part of the last vector exists.
     """
-    size, padded = unit.tile_rows, not whole and not unit.mask_registers
+    padded = not whole and not unit.mask_registers
     tile, four, two, one = (
         tile_of(T, unit, rows, vectors, whole, padded=padded, whole_vectors=vectors - 1) for rows in (size, 4, 2, 1)
     )
@@ -89,10 +90,11 @@ def _strip(T: Any, unit: VectorUnit, vectors: int, whole: bool) -> Callable[...,
             copying(alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add, copy)
             i = size
             b, b_step = copy, copy_step
-        while m - i >= size:
+        # two tiles of four rows take less than one of six and one of two, whose sums are too few to hide their latency
+        while m - i >= size and (size != 6 or m - i != 8):
             tile(alpha, a + i * a_tile, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add, 0)
             i += size
-        if m - i >= 4:
+        while m - i >= 4:
             four(alpha, a + i * a_tile, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add, 0)
             i += 4
         if m - i >= 2:
@@ -148,22 +150,28 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
     lanes, tile_rows = unit.lanes(itemsize), unit.tile_rows
     strip_cols = lanes * unit.tile_vectors
     vector_bytes, strip_bytes = unit.vector_bytes, strip_cols * itemsize
-    has_masks, strip = unit.has_masks, _strip(T, unit, unit.tile_vectors, True)
-    edge: Any = _strip(T, unit, unit.tile_vectors, False) if has_masks else None
-    narrow: Any = _strip(T, unit, 1, False) if has_masks else None
+    has_masks, strip = unit.has_masks, _strip(T, unit, unit.tile_vectors, True, tile_rows)
+    edge: Any = _strip(T, unit, unit.tile_vectors, False, tile_rows) if has_masks else None
+    narrow: Any = _strip(T, unit, 1, False, tile_rows) if has_masks else None
+    # a wide strip: the last one, with the columns that are left over
+    has_wide = unit.wide_rows > 0
+    wide_vectors = unit.tile_vectors + has_wide
+    most_cols, wide_bytes = wide_vectors * lanes, wide_vectors * unit.vector_bytes
+    wide_strip: Any = _strip(T, unit, wide_vectors, False, unit.wide_rows) if has_wide else None
     few_columns: Any = _few_columns(T, unit) if has_masks else None
     # where masks take registers of the sums, tiles of parts of a strip read a copy of B
     pads = has_masks and not unit.mask_registers
     pad_edge: Any = pad_of(T, unit, unit.tile_vectors) if pads else None
     pad_narrow: Any = pad_of(T, unit, 1) if pads else None
+    pad_wide: Any = pad_of(T, unit, wide_vectors) if pads and has_wide else None
     # tiles of a single row, with as many sums as the others, and half as many: few would wait for one another, and B
     # would be read in short pieces (a row of 784 x 256 took 17 us by strips, 7.8 so; 9.2 in OpenBLAS's sgemv)
     half_cols = tile_rows * unit.tile_vectors // 2 * lanes
-    wide, half = (tile_of(T, unit, 1, n * half_cols // lanes, True) for n in (2, 1))
+    row_tile, half_row_tile = (tile_of(T, unit, 1, n * half_cols // lanes, True) for n in (2, 1))
     transpose, transpose_edge = transpose_of(T, unit), transpose_of(T, unit, whole=not has_masks)
     copy_group, copy_two = copy_of(T, tile_rows, 1), copy_of(T, tile_rows, 2)
     set_zero = zero_of(T)
-    strip_stack, block_stack = stack_of((DEPTH + lanes) * strip_bytes), stack_of(PACKED_BYTES)
+    strip_stack, block_stack = stack_of((DEPTH + lanes) * wide_bytes), stack_of(PACKED_BYTES)
     tile_stack = stack_of(tile_rows * strip_bytes if not has_masks else 64)
     block_rows, copied_rows, copied_bytes, packed_cols, packed_stride = sizes
     packed_rows = PACKED_BYTES // (DEPTH * itemsize) // tile_rows * tile_rows
@@ -191,22 +199,22 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
                     target[j] = target[j] + source[j] if add else source[j]
 
     @register_jitable
-    def pack_b(b, ldb, columns, depth, to):
-        """to[p, j] = B[j, p] for a strip."""
+    def pack_b(b, ldb, columns, depth, to, to_row):
+        """to[p, j] = B[j, p] for a strip, in rows of so many bytes."""
         for j in range(0, columns, lanes):
             n, p = min(lanes, columns - j), 0
             if n == lanes:
                 while p + lanes <= depth:
-                    corner = to + (p * strip_cols + j) * itemsize
-                    transpose(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, strip_bytes, n, lanes)
+                    corner = to + p * to_row + j * itemsize
+                    transpose(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, to_row, n, lanes)
                     p += lanes
             if has_masks:
                 while p < depth:
-                    corner = to + (p * strip_cols + j) * itemsize
-                    transpose_edge(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, strip_bytes, n, depth - p)
+                    corner = to + p * to_row + j * itemsize
+                    transpose_edge(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, to_row, n, depth - p)
                     p += lanes
             else:
-                corner = to + (p * strip_cols + j) * itemsize
+                corner = to + p * to_row + j * itemsize
                 pack_elements(b + (j * ldb + p) * itemsize, itemsize, ldb * itemsize, depth - p, n, corner)
 
     @register_jitable
@@ -237,27 +245,29 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
             for i in range(0, m, most_rows):
                 # one block of rows of A
                 rows = min(most_rows, m - i)
-                from_a, row, step, tile = a + p * a_step + i * a_row, a_row, a_step, a_row
+                from_a, row, step, tile, last_cols = a + p * a_step + i * a_row, a_row, a_step, a_row, most_cols
                 if packs and rows % tile_rows == 0:
                     pack_a(from_a, a_step, rows, depth, block_copy)
                     from_a, row, step, tile = block_copy, itemsize, tile_rows * itemsize, depth * itemsize
+                    last_cols = strip_cols  # a wide strip has tiles of other rows
                 first_col = 0
                 if m == 1 and tb != TRANSPOSED:
                     # a single row: B is read as far as the tile is wide
                     while n - first_col >= half_cols:
                         from_b, to = b + (p * ldb + first_col) * itemsize, c + first_col * itemsize
                         if n - first_col >= 2 * half_cols:
-                            wide(alpha, from_a, row, step, from_b, ldb * itemsize, to, 0, depth, n, add, 0)
+                            row_tile(alpha, from_a, row, step, from_b, ldb * itemsize, to, 0, depth, n, add, 0)
                             first_col += half_cols
                         else:
-                            half(alpha, from_a, row, step, from_b, ldb * itemsize, to, 0, depth, n, add, 0)
+                            half_row_tile(alpha, from_a, row, step, from_b, ldb * itemsize, to, 0, depth, n, add, 0)
                         first_col += half_cols
-                for j in range(first_col, n, strip_cols):
+                j = first_col
+                while j < n:
                     # one strip of B, packed if it is transposed
-                    columns, copy = min(strip_cols, n - j), 0
+                    columns, copy = n - j if n - j <= last_cols else strip_cols, 0
                     if tb == TRANSPOSED:
-                        pack_b(b + (j * ldb + p) * itemsize, ldb, columns, depth, strip_copy)
-                        from_b, b_step = strip_copy, strip_bytes
+                        from_b, b_step = strip_copy, strip_bytes if columns <= strip_cols else wide_bytes
+                        pack_b(b + (j * ldb + p) * itemsize, ldb, columns, depth, from_b, b_step)
                     else:
                         from_b, b_step = b + (p * ldb + j) * itemsize, ldb * itemsize
                         if rows >= copied_rows and depth * b_step >= copied_bytes:
@@ -275,6 +285,13 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
                         last_strip(
                             alpha, rows, from_a, row, step, tile, strip_copy, to, c_row, depth, columns, add, c_tile
                         )
+                    elif has_wide and columns > strip_cols:
+                        if pads and tb != TRANSPOSED:
+                            pad_wide(from_b, b_step, columns, strip_copy, depth)
+                            from_b, b_step = strip_copy, wide_bytes
+                        wide_strip(
+                            alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0
+                        )
                     elif FEW <= columns <= lanes // 2 and rows > 2 * tile_rows and row == itemsize == tile:
                         few_columns(alpha, rows, from_a, step, from_b, b_step, to, c_row, depth, columns, add)
                     elif columns <= lanes:
@@ -287,6 +304,7 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
                             pad_edge(from_b, b_step, columns, strip_copy, depth)
                             from_b, b_step = strip_copy, strip_bytes
                         edge(alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0)
+                    j += columns
         # an empty sum
         if k == 0 and not adds:
             set_zero(c, ldc, m, n)

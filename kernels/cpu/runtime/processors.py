@@ -16,7 +16,8 @@ from .primitives import target_has
 class VectorUnit(NamedTuple):
     """Vector registers, and the tile of a matrix product that is kept in them.
 
-    A tile of tile_rows x tile_vectors sums leaves registers for a row of B and one element of A.
+    A tile of tile_rows x tile_vectors sums leaves registers for a row of B and one element of A; so does one of
+    wide_rows x (tile_vectors + 1), which takes the columns that are left over with the last of the others.
     """
 
     name: str
@@ -25,6 +26,7 @@ class VectorUnit(NamedTuple):
     tile_vectors: int
     has_masks: bool  # loads and stores of a part of a vector
     mask_registers: bool = False  # masks are in registers of their own
+    wide_rows: int = 0  # 0: there are no such tiles
 
     def lanes(self, itemsize: int) -> int:
         """The number of elements in a vector."""
@@ -33,7 +35,7 @@ class VectorUnit(NamedTuple):
 
 # Sums take 16 of 32 vector registers, 12 of 16, and 24 of 32.
 AVX512 = VectorUnit("AVX-512", 64, tile_rows=8, tile_vectors=2, has_masks=True, mask_registers=True)
-AVX2 = VectorUnit("AVX2", 32, tile_rows=6, tile_vectors=2, has_masks=True)
+AVX2 = VectorUnit("AVX2", 32, tile_rows=6, tile_vectors=2, has_masks=True, wide_rows=4)
 NEON = VectorUnit("NEON", 16, tile_rows=8, tile_vectors=3, has_masks=False)
 
 # The rate of products of bfloat16 (AVX512_BF16) beside that of float32. Independent sums in registers ran at 535 and

@@ -138,7 +138,8 @@ DENSE = _record(
     "outputs",
     "tile_rows",  # of a tile of y
     "tile_cols",
-    "dx_tile_cols",  # of a tile of dx
+    "dx_tile_rows",  # of a tile of dx
+    "dx_tile_cols",
     "dw_tile_rows",  # of a tile of dw
     "dw_tile_cols",
     "num_splits",  # of the rows of w

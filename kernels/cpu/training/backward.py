@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import costs
 from ...spec import parameter_shapes
-from ..dense.layer import TILE_ROWS, dense_kernel, num_weight_tiles, round_kernel, slope_kernel, weight_tiles_down
+from ..dense.layer import dense_kernel, num_weight_tiles, round_kernel, slope_kernel, weight_tiles_down
 from ..dense.rows import rows_kernel
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
@@ -130,7 +130,7 @@ def _add_dense(
     dtype, itemsize, sizes = program.net.dtype, program.net.itemsize, (saved.spec.inputs, saved.spec.outputs)
     compute, bias_sums, sums_below = program.net.compute, fields["col_sums"] is not None, None
     if below is not None:
-        sums_below = np.zeros((num_pieces(program.batch_size, TILE_ROWS), saved.spec.inputs))
+        sums_below = np.zeros((num_pieces(program.batch_size, fields["dx_tile_rows"]), saved.spec.inputs))
         program.kept.append(sums_below)
         fields |= {
             "slope_below": slope_kernel(below.activation, compute).address,
