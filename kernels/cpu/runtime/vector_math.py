@@ -1,14 +1,14 @@
 """Functions of `formulas.functions` as arithmetic that compilers turn into vector code; libm's take one value.
 
 Cephes' expf and exp (S. L. Moshier 1989): x = n log 2 + r with |r| <= log(2) / 2, a polynomial or rational function in
-r, and n added to the exponent. Within 1 unit in the last place in float32, 2 in float64; 0 for a denormal result.
+r, and n added to the exponent. n stays a number of its type: vectors of 64-bit integers lack half of the instructions,
+with AVX2 those from and to float64. Within 1 unit in the last place in float32, 2 in float64; 0 for a denormal result.
 The others are Cephes', too, each of polynomials or rational functions in one range and of exp in the other.
 """
 
 from __future__ import annotations
 
 import math
-from math import floor
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,22 @@ _bits_of_float64 = intrinsic(bitcast("float64", "int64"))
 
 
 @register_jitable(error_model="numpy", forceinline=True)
+def _power_of_two32(n):
+    """2**n, for a whole n from -127 (as which it is 0) to 127: added to 1.5 2**23, it is in the lowest bits."""
+    return _float32_of_bits(_bits_of_float32(n + np.float32(12582912 + 127)) << np.int32(23))
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _power_of_two64(n):
+    """2**n, for a whole n from -1023 (as which it is 0) to 1023: added to 1.5 2**52, it is in the lowest bits."""
+    return _float64_of_bits(_bits_of_float64(n + (6755399441055744.0 + 1023.0)) << np.int64(52))
+
+
+@register_jitable(error_model="numpy", forceinline=True)
 def _reduced32(y):
     """n and exp(r) - 1, where y = n log 2 + r."""
     T = np.float32
-    n = T(floor(y * T(1.4426950408889634) + T(0.5)))
+    n = np.floor(y * T(1.4426950408889634) + T(0.5))
     r = y - n * T(0.693359375) + n * T(2.12194440e-4)
     p = T(1.9875691500e-4)
     p = p * r + T(1.3981999507e-3)
@@ -35,18 +47,18 @@ def _reduced32(y):
     p = p * r + T(4.1665795894e-2)
     p = p * r + T(1.6666665459e-1)
     p = p * r + T(5.0000001201e-1)
-    return np.int32(n), p * r * r + r
+    return n, p * r * r + r
 
 
 @register_jitable(error_model="numpy", forceinline=True)
 def _reduced64(y):
     """n and exp(r) - 1, where y = n log 2 + r."""
-    n = floor(y * 1.4426950408889634 + 0.5)
+    n = np.floor(y * 1.4426950408889634 + 0.5)
     r = y - n * 6.93145751953125e-1 - n * 1.42860682030941723212e-6
     s = r * r
     p = r * ((1.26177193074810590878e-4 * s + 3.02994407707441961300e-2) * s + 9.99999999999999999910e-1)
     q = ((3.00198505138664455042e-6 * s + 2.52448340349684104192e-3) * s + 2.27265548208155028766e-1) * s + 2.0
-    return np.int64(n), 2.0 * p / (q - p)
+    return n, 2.0 * p / (q - p)
 
 
 @register_jitable(error_model="numpy", forceinline=True)
@@ -56,10 +68,8 @@ def _exp32(x):
     y = x if x >= low else low  # NaN, too, which no integer can hold
     y = min(y, high)
     n, excess = _reduced32(y)
-    half = n >> np.int32(1)  # in two factors, since 2**128 alone is no float32
-    rest = n - half
-    bias, shift = np.int32(127), np.int32(23)
-    value = (excess + T(1)) * _float32_of_bits((half + bias) << shift) * _float32_of_bits((rest + bias) << shift)
+    half = np.floor(n * T(0.5))  # in two factors, since 2**128 alone is no float32
+    value = (excess + T(1)) * _power_of_two32(half) * _power_of_two32(n - half)
     value = T(math.inf) if x > high else value
     return (value if x >= low else T(0)) if x == x else x
 
@@ -70,10 +80,8 @@ def _exp64(x):
     y = x if x >= low else low
     y = min(y, high)
     n, excess = _reduced64(y)
-    half = n >> np.int64(1)
-    rest = n - half
-    bias, shift = np.int64(1023), np.int64(52)
-    value = (1.0 + excess) * _float64_of_bits((half + bias) << shift) * _float64_of_bits((rest + bias) << shift)
+    half = np.floor(n * 0.5)
+    value = (1.0 + excess) * _power_of_two64(half) * _power_of_two64(n - half)
     value = math.inf if x > high else value
     return (value if x >= low else 0.0) if x == x else x
 
@@ -111,7 +119,7 @@ def _expm1_32(x):
     T = np.float32
     y = x if x >= T(-87.33654) else T(-87.33654)
     n, excess = _reduced32(y)
-    power = _float32_of_bits((n + np.int32(127)) << np.int32(23))
+    power = _power_of_two32(n)
     value = power * excess + (power - T(1))
     return value if x == x else x
 
@@ -120,7 +128,7 @@ def _expm1_32(x):
 def _expm1_64(x):
     y = x if x >= -708.3964185322641 else -708.3964185322641
     n, excess = _reduced64(y)
-    power = _float64_of_bits((n + np.int64(1023)) << np.int64(52))
+    power = _power_of_two64(n)
     value = power * excess + (power - 1.0)
     return value if x == x else x
 
@@ -177,12 +185,12 @@ def _log32(x):
 @register_jitable(error_model="numpy", forceinline=True)
 def _log64(x):
     bits = _bits_of_float64(x)
-    n = (bits >> np.int64(52)) - np.int64(1022)
+    # the exponent as the lowest bits of 1.5 2**52
+    n = ((bits >> np.int64(52)) & np.int64(0x7FF)) | np.int64(0x4338000000000000)
     m = _float64_of_bits((bits & np.int64(0xFFFFFFFFFFFFF)) | np.int64(0x3FE0000000000000))
     low = m < 0.7071067811865476
-    n = n - np.int64(1) if low else n
+    e = _float64_of_bits(n) - (6755399441055744.0 + 1023.0 if low else 6755399441055744.0 + 1022.0)
     m = m + m if low else m
-    e = np.float64(n)
     value = _log1p64(m - 1.0) - e * 2.121944400546905827679e-4 + e * 0.693359375
     return value if x == x else x
 

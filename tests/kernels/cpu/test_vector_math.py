@@ -1,7 +1,10 @@
 """Functions for whole vectors: within units in the last place of the true value, and right at the ends."""
 
 import math
+import platform
+import re
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
@@ -31,7 +34,7 @@ ENDS = {
 }
 
 
-def compiled(name, dtype):
+def loop_of(name, dtype):
     function = FUNCTIONS[name][dtype == "float64"]
     frontend.prepare()
 
@@ -39,6 +42,12 @@ def compiled(name, dtype):
     def loop(x, y):
         for i in range(x.size):
             y[i] = function(x[i])
+
+    return loop
+
+
+def compiled(name, dtype):
+    loop = loop_of(name, dtype)
 
     def call(x):
         x = np.asarray(x, dtype)
@@ -70,3 +79,21 @@ def test_ends(name, dtype):
     y = call(x)
     np.testing.assert_array_equal(y, expected)
     assert np.isnan(call([math.nan]))[0]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="it is of AVX2")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_vectors_are_not_taken_apart_for_want_of_an_instruction(name, dtype):
+    """AVX2 has none between float64 and integers of 64 bits, which LLVM makes of eight or more for single numbers."""
+    loop = loop_of(name, dtype)
+    loop.compile((numba.types.Array(getattr(numba.types, dtype), 1, "C"),) * 2)
+    (code,) = loop.inspect_llvm().values()
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu="haswell", opt=3)
+    text = machine.emit_assembly(llvm.parse_assembly(re.sub(r'"target-(cpu|features)"="[^"]*"', "", code)))
+    assert re.search(r"\tvmulp[sd]\s", text)  # there are vectors
+    # rests of loops convert one number or two; a vector taken apart, four
+    blocks = re.split(r"^\.L\w+:", text, flags=re.MULTILINE)
+    assert max(len(re.findall(r"\tv?cvt(?:t?s[sd]2si|si2s[sd])", block)) for block in blocks) < 4
