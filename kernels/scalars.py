@@ -32,11 +32,15 @@ def fill_settings(table: np.ndarray, steps: OptimizerSteps, settings: Sequence[P
     """Write the scalars of an optimizer's next steps, (steps, settings, NUM_SCALARS + 1); settings: those of `rows`."""
     count = len(steps.learning_rates)
     divisors: Any = 1.0 if steps.penalty_divisors is None else steps.penalty_divisors
+    known: dict[tuple[int, float], tuple[Mapping[str, Any], tuple[Column, ...]]] = {}  # settings may differ by penalties
     for i, own in enumerate(settings):
         first, rows = steps.steps_done - own.late + 1, table[:count, i]
-        rates = steps.learning_rates * own.lr_scale
         options = steps.options if own is NEUTRAL else steps.options_of(own)
-        columns = _columns(steps.rule, range(first, first + count), rates.tolist(), options)
+        of_same, columns = known.get((first, own.lr_scale), (None, ()))
+        if of_same != options:
+            rates = steps.learning_rates * own.lr_scale
+            columns = _columns(steps.rule, range(first, first + count), rates.tolist(), options)
+            known[first, own.lr_scale] = options, columns
         for j, column in enumerate(columns):
             penalty = 2 * own.l2 if j == L2 else own.l1 if j == L1 else 0.0
             rows[:, j] = np.add(column, penalty / divisors) if penalty else column

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -162,10 +163,12 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         drawn: list[Array] = []
         for inputs, outputs in pairwise(widths):
             drawn += self._draw(inputs, outputs)
-        # put back, so that scikit-learn's own draws follow those of the weights
-        state = self._random.get_state(legacy=False)
+        # put back where others draw after the weights, so that they get what follows these in scikit-learn
+        shared = self.early_stopping or not isinstance(self.random_state, Integral)
+        state = self._random.get_state(legacy=False) if shared else None
         self._task, self._seed = task, int(self._random.randint(np.iinfo(np.int32).max))
-        self._random.set_state(state)
+        if state is not None:
+            self._random.set_state(state)
         return [array.astype(dtype) for array in drawn]
 
     def _checked_start(self, start: Any, inputs: int, outputs: int) -> list[Array | None]:

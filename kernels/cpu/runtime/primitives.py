@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import cffi
 import numpy as np
 from llvmlite import ir
 
@@ -325,9 +326,18 @@ else:
 CALL_GEMM = {"float32": call_sgemm, "float64": call_dgemm}
 
 
+_ffi = cffi.FFI()
+_from_buffer, _cast, _INTPTR = _ffi.from_buffer, _ffi.cast, _ffi.typeof("intptr_t")
+
+
 def address_of(array: np.ndarray | None) -> int:
     """The address of an array's first element; 0 stands for no array."""
-    return 0 if array is None else int(array.ctypes.data)
+    if array is None:
+        return 0
+    try:
+        return int(_cast(_INTPTR, _from_buffer(array)))  # takes 0.4 of the time of `array.ctypes`
+    except ValueError:  # the array is not contiguous
+        return int(array.ctypes.data)
 
 
 def aligned_zeros(size: int, dtype: Any) -> np.ndarray:
