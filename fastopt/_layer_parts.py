@@ -63,7 +63,6 @@ def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64
 
 
 # For one number of each output; the others need the number of inputs as well.
-BIAS_INITIALIZERS = {"zeros": zeros}
 VECTOR_INITIALIZERS = {"zeros": zeros, "ones": ones}
 DRAWS: dict[str, Callable[..., NDArray[np.float64]]] = {**INITIALIZERS, **VECTOR_INITIALIZERS}
 

@@ -31,7 +31,16 @@ from ._validation import check_flag, check_name, describe
 from .kernels.formulas import ACTIVATIONS, OUTPUTS, defined
 from .kernels.spec import ActivationSpec
 
-__all__ = ["Activation"]
+__all__ = ["ALIASES", "Activation"]
+
+ALIASES = {
+    "hard_silu": "hardswish",
+    "hard_swish": "hardswish",
+    "identity": "linear",
+    "leakyrelu": "leaky_relu",
+    "logistic": "sigmoid",
+    "swish": "silu",
+}  # names of other libraries
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Activation:
 
     As a layer it is y = f(x), for behind a BatchNorm or LayerNorm; softmax is for the last Dense alone.
 
-    name   one of those of `Dense`, or of one that was defined
+    name   one of those of `Dense` or of ALIASES, in any letters, or of one that was defined
     label  the layer's name in `summary` and error messages; by default activation_1, activation_2, ... in a model
 
     Raises TypeError for what is no str, ValueError for an unknown name.
@@ -57,7 +66,7 @@ class Activation:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        check_name("activation", self.name, known())
+        object.__setattr__(self, "name", check_name("activation", name_of(self.name), known()))
         if self.label is not None and not isinstance(self.label, str):
             raise TypeError(f"label must be a string; got {describe(self.label)}")
         if self.label == "":
@@ -131,5 +140,13 @@ def known() -> tuple[str, ...]:
 
 
 def name_of(activation: Any) -> Any:
-    """The name of an Activation; what is none stays as it is."""
-    return activation.name if isinstance(activation, Activation) else activation
+    """The name of an Activation, or of its name in other letters or in another library; what is none stays as it is.
+
+    >>> name_of("swish"), name_of("ReLU"), name_of("LeakyReLU"), name_of("snake")
+    ('silu', 'relu', 'leaky_relu', 'snake')
+    """
+    name = activation.name if isinstance(activation, Activation) else activation
+    if not isinstance(name, str) or name in known():  # a formula may be defined by such a name
+        return name
+    bare = ALIASES.get(name.lower(), name.lower())
+    return bare if bare in OUTPUTS else name

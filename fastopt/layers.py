@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _definitions
 from ._frozen import Frozen
-from ._layer_parts import BIAS_INITIALIZERS, INITIALIZERS, check_initializer, draw, layer_repr
+from ._layer_parts import INITIALIZERS, VECTOR_INITIALIZERS, check_initializer, draw, layer_repr
 from ._normalization_layers import BatchNorm as BatchNorm
 from ._normalization_layers import LayerNorm as LayerNorm
 from ._validation import check_count, check_flag, check_name, check_number
@@ -38,11 +38,12 @@ class Dense(Frozen):
 
     units               number of outputs
     activation          linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu, gelu_tanh, hardswish,
-                        mish, or one of `Activation.define`; for the last layer of a model also softmax. None: linear
+                        mish, in any letters or by the names in `activations.ALIASES` ("swish"), or one of
+                        `Activation.define`; for the last layer of a model also softmax. None: linear
     use_bias            False leaves b out
     kernel_initializer  glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal, zeros, or an array
                         (inputs, units), which is copied
-    bias_initializer    zeros, or an array (units,), which is copied
+    bias_initializer    zeros, ones, or an array (units,), which is copied
     name                its name in `summary` and error messages; by default dense_1, dense_2, ... in a model
     kernel_regularizer  penalty of the weights in the loss: one of `fastopt.regularizers`, or l1, l2, l1_l2 for a factor
                         of 0.01; see there how it differs from an optimizer's weight_decay and l1
@@ -59,10 +60,10 @@ class Dense(Frozen):
 
     >>> Dense(256, "relu")
     Dense(256, 'relu')
-    >>> Dense(10, "swish")
+    >>> Dense(10, "snake")
     Traceback (most recent call last):
     ...
-    ValueError: unknown activation 'swish'; known: linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu,
+    ValueError: unknown activation 'snake'; known: linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu,
     gelu_tanh, hardswish, mish, softmax
     """
 
@@ -90,7 +91,7 @@ class Dense(Frozen):
         set_(self, "_key", key_of("activation", self.activation))  # of the formula that it has now
         check_label(self.name)
         kernel = check_initializer("kernel_initializer", self.kernel_initializer, INITIALIZERS, ndim=2)
-        bias = check_initializer("bias_initializer", self.bias_initializer, BIAS_INITIALIZERS, ndim=1)
+        bias = check_initializer("bias_initializer", self.bias_initializer, VECTOR_INITIALIZERS, ndim=1)
         if isinstance(kernel, np.ndarray) and kernel.shape[1] != self.units:
             raise ValueError(
                 f"kernel_initializer must be an array (inputs, {self.units}) for units={self.units}; "

@@ -32,7 +32,7 @@ def fill_settings(table: np.ndarray, steps: OptimizerSteps, settings: Sequence[P
     """Write the scalars of an optimizer's next steps, (steps, settings, NUM_SCALARS + 1); settings: those of `rows`."""
     count = len(steps.learning_rates)
     divisors: Any = 1.0 if steps.penalty_divisors is None else steps.penalty_divisors
-    known: dict[tuple[int, float], tuple[Mapping[str, Any], tuple[Column, ...]]] = {}  # settings may differ by penalties
+    known: dict[Any, tuple[Mapping[str, Any], tuple[Column, ...]]] = {}  # settings may differ by penalties alone
     for i, own in enumerate(settings):
         first, rows = steps.steps_done - own.late + 1, table[:count, i]
         options = steps.options if own is NEUTRAL else steps.options_of(own)

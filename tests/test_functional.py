@@ -172,7 +172,7 @@ BACKWARD = [
     ((Y, X, W, None), {}, TypeError, "y must be float32 or float64"),
     ((Y, X, W, Y), {"activation": "gelu"}, ValueError, "the derivative of gelu needs the pre-activation: give z"),
     ((Y, X, W, Y), {"activation": "gelu", "z": Y[:2]}, ValueError, r"z must have shape \(batch, out\)"),
-    ((Y, X, W, Y), {"activation": "swish"}, ValueError, "unknown activation 'swish'"),
+    ((Y, X, W, Y), {"activation": "snake"}, ValueError, "unknown activation 'snake'"),
     ((Y, X, W, Y), {"backend": "gpu"}, ValueError, "unknown backend 'gpu'; known: numpy, cpu"),
 ]
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fastopt import Dense, Dropout, Sequential
+import fastopt
+from fastopt import Activation, Dense, Dropout, Sequential
 from fastopt.kernels.formulas import OUTPUTS
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 from fastopt.layers import INITIALIZERS
@@ -62,6 +63,29 @@ def test_weights_do_not_depend_on_backend_dtype_or_other_layers():
     np.testing.assert_array_equal(weights("zeros", dtype="float64")[2], reference[2])
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("swish", "silu"), ("ReLU", "relu"), ("hard_swish", "hardswish"), ("identity", "linear"), ("LOGISTIC", "sigmoid")],
+)
+def test_activations_by_the_names_of_other_libraries(name, ours):
+    assert Dense(3, name).activation == Activation(name).name == ours
+    x, w = np.ones((1, 2)), np.eye(2)
+    np.testing.assert_array_equal(
+        fastopt.dense_forward(x, w, activation=name), fastopt.dense_forward(x, w, activation=ours)
+    )
+
+
+def test_a_formula_may_have_the_name_of_another_library():
+    Activation.define("swish", lambda z: 2 * z, lambda z: 2)
+    assert Dense(3, "swish").activation == "swish"
+    assert Dense(3, "Swish").activation == "silu"
+
+
+def test_biases_begin_with_ones():
+    model = Sequential([Dense(3, bias_initializer="ones")], inputs=2)
+    assert model.parameters[1].tolist() == [1, 1, 1]
+
+
 def test_array_initializers_are_copied():
     w, b = np.arange(6, dtype=np.float32).reshape(2, 3), [1, 2, 3]
     layer = Dense(3, kernel_initializer=w, bias_initializer=b)
@@ -109,7 +133,7 @@ def test_repr(layer, text):
         (lambda: Dense(0), ValueError, "units must be at least 1; got 0"),
         (lambda: Dense(2.0), TypeError, "units must be a whole number; got 2.0"),
         (lambda: Dense(True), TypeError, "units must be a whole number; got True"),
-        (lambda: Dense(2, "swish"), ValueError, f"unknown activation 'swish'; known: {', '.join(OUTPUTS)}"),
+        (lambda: Dense(2, "snake"), ValueError, f"unknown activation 'snake'; known: {', '.join(OUTPUTS)}"),
         (lambda: Dense(2, 1), TypeError, "activation must be one of linear, relu.*; got 1"),
         (lambda: Dense(2, use_bias=1), TypeError, "use_bias must be True or False; got 1"),
         (
@@ -120,7 +144,7 @@ def test_repr(layer, text):
         (
             lambda: Dense(2, bias_initializer="he_normal"),
             ValueError,
-            "unknown bias_initializer 'he_normal'; known: zeros",
+            "unknown bias_initializer 'he_normal'; known: zeros, ones",
         ),
         (
             lambda: Dense(2, kernel_initializer=None),

@@ -148,6 +148,7 @@ class Contestant:
         self.test: dict[str, float] = {}
         self._epochs: Iterator[Mapping[str, float]] | None = None  # of the epochs to come
         self._ended = False  # by a limit
+        self._tested: Sequential | None = None  # the model that was tested at the end
 
     @property
     def done(self) -> bool:
@@ -235,6 +236,7 @@ class Contestant:
         assert self._epochs is not None
         next(self._epochs, None)
         plan, model = self.experiment, self.product()
+        self._tested = model
         results = model.evaluate(plan.x_test, plan.y_test)
         self.test = metrics_in_target_units(model, plan.x_test, plan.y_test, results)
 
@@ -243,6 +245,8 @@ class Contestant:
         plan = self.experiment
         if plan.quantize is None:
             return self.model
+        if self._tested is not None:
+            return self._tested
         return compression.quantized(self.model, plan.quantize, plan.x, plan.seed)
 
 

@@ -37,6 +37,7 @@ from .runtime.compile import ENTER, Kernel, compiling
 from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, on_threads, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
+from .runtime.teams import CLAIM, MEMBER, SERVE
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
 from .training.flat_updates import FlatUpdates
 from .training.judge import JUDGE_KERNEL
@@ -87,7 +88,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
     kernels += [RUN_PROGRAM, MARKED_PROGRAM, RUN_QUEUE, TOTAL_KERNEL, FINISH, JUDGE_KERNEL, SORT_ROWS, UPDATE_ROWS]
-    kernels += [NARROW_KERNEL, WIDEN_KERNEL]
+    kernels += [NARROW_KERNEL, WIDEN_KERNEL, MEMBER, SERVE, CLAIM]
     kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL, MEASURE_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)

@@ -15,7 +15,6 @@ import numpy as np
 from .frontend import intrinsic, types
 from .primitives import INTERPRETED, address_of, view
 
-
 PACKED = {"i": "q", "u": "Q", "f": "d"}  # letters of 64-bit numbers in `struct`, by NumPy's kind
 
 
@@ -77,6 +76,19 @@ TEAM = _record(
     "kernel",  # code
     "work",
     "ended",  # number of ranks that have ended
+    "yield_cpu",  # code
+)
+
+# A thread that runs ranks of teams.
+WORKER = _record(
+    "claims",  # 0: it waits for a rank; the team that gives it one adds 1, and so does the thread as it falls asleep
+    "claims_before",  # the team's: 1 if the thread sleeps
+    "team",  # record TEAM
+    "rank",
+    "num_ranks",
+    "reports",  # 1: the thread goes back to Python after the rank
+    "reported",  # 1: it has gone back so; 0: it has fallen asleep
+    "member",  # code
     "yield_cpu",  # code
 )
 
@@ -555,7 +567,8 @@ def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
 @cache
 def _packing(dtype: np.dtype[Any]) -> tuple[Struct, dict[str, int]]:
     """Return what makes bytes of a record's values, faster than to assign them one by one, and their places by name."""
-    assert dtype.fields is not None and dtype.names is not None
+    assert dtype.fields is not None
+    assert dtype.names is not None
     codes = [PACKED[dtype.fields[name][0].kind] for name in dtype.names]
     return Struct("=" + "".join(codes)), {name: i for i, name in enumerate(dtype.names)}
 

@@ -3,8 +3,10 @@
 Between two phases lies a barrier of 0.03 to 0.4 us instead of a launch of 2 us or more. A team needs no threading
 layer, so it works after a fork, and any number of Python threads may have one at the same time.
 
-Threads are kept for the next call: one that waits for a lock begins 12 us after its release, or 18 if it has slept for
-10 ms. With new threads for each call, `predict` of 64 rows took 475 us on two threads for 126.
+Threads are kept for the next call. They look for it some 300 us, then wait for a lock, after whose release they begin 12
+us later on one machine (Zen 5) and 60 to 150 on another (Zen 3), where a hypervisor wakes the processor: a team of two
+that does nothing took 65 to 150 us there with the lock alone, and takes 6. With new threads for each call, `predict` of
+64 rows took 475 us on two threads for 126.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ from functools import cache
 from ...interrupts import interrupts_held
 from .compile import Kernel, ffi
 from .primitives import INTERPRETED, address_of, atomic_add, atomic_load, call_int, call_phase, python_address, relax
-from .records import TEAM, fill, offset, read, word_of, words_of
+from .records import TEAM, WORKER, fill, offset, read, word_of, words_of
 
 log = logging.getLogger("fastopt")
 
 SPINS = 400  # reads of a word before the processor is yielded, some 10 us
+YIELDS = 0 if INTERPRETED else 1000  # before a thread that waits for a rank falls asleep, some 300 us
 KERNEL, WORK, ENDED = (word_of(TEAM, name) for name in ("kernel", "work", "ended"))
 ENDED_OFFSET = offset(TEAM, "ended")
+CLAIMS = offset(WORKER, "claims")
+TEAM_OF, RANK, NUM_RANKS, REPORTS, REPORTED, SLEEPS = (
+    word_of(WORKER, name) for name in ("team", "rank", "num_ranks", "reports", "reported", "claims_before")
+)
 
 
 @cache
@@ -61,33 +68,70 @@ def _member(work, step, rank, num_ranks):
 MEMBER = Kernel(_member, "member")
 
 
+def _serve(work, step, rank, num_ranks):
+    """The ranks that a worker is given, one after the other, without Python in between, until none comes."""
+    w = read(work, WORKER)
+    while True:
+        # look for a rank
+        spins = 0
+        while atomic_load(work + CLAIMS) == 0:
+            spins += 1
+            if spins < SPINS:
+                relax()
+            elif spins < SPINS + YIELDS:
+                call_int(w.yield_cpu)
+            elif atomic_add(work + CLAIMS, 1) == 0:
+                # fall asleep: the team that adds to this 1 releases the lock
+                w.reported = 0
+                return
+        # run it; once it has ended, the next team may write to the record
+        reports = w.reports
+        w.claims = 0
+        call_phase(w.member, w.team, step, w.rank, w.num_ranks)
+        if reports:
+            w.reported = 1
+            return
+
+
+def _claim(worker):
+    """A rank for a worker; `claims_before` is 1 if it sleeps."""
+    w = read(worker, WORKER)
+    w.claims_before = atomic_add(worker + CLAIMS, 1)
+
+
+SERVE, CLAIM = Kernel(_serve, "serve"), Kernel(_claim, "claim")
+
+
 class _Worker:
-    """A thread that runs one rank at a time, and waits for a lock between them."""
+    """A thread that runs one rank at a time, and waits for the next one: some time awake, then for a lock."""
 
     numbers = itertools.count(1)
 
     def __init__(self) -> None:
         self.record = fill(TEAM, yield_cpu=yield_address())  # of a team whose first worker this is
         self.words, self.address = words_of(self.record), address_of(self.record)
+        self._own = fill(WORKER, member=MEMBER.address, yield_cpu=yield_address())
+        self._own_words, self._own_address = words_of(self._own), address_of(self._own)
         self._wake = threading.Lock()
         self._wake.acquire()
-        self._rank: tuple[int, int, int, threading.Event | None] = (0, 0, 0, None)
-        threading.Thread(target=self._serve, name=f"fastopt-{next(self.numbers)}", daemon=True).start()
+        self._end: threading.Event | None = None
+        threading.Thread(target=self._work, name=f"fastopt-{next(self.numbers)}", daemon=True).start()
 
     def start(self, team: int, rank: int, num_ranks: int, end: threading.Event | None = None) -> None:
         """Begin with a rank of a team, whose record has this address. `end` is set when the rank has ended."""
-        self._rank = team, rank, num_ranks, end
-        self._wake.release()
+        words, self._end = self._own_words, end
+        words[TEAM_OF], words[RANK], words[NUM_RANKS], words[REPORTS] = team, rank, num_ranks, int(end is not None)
+        CLAIM.run(self._own_address)
+        if words[SLEEPS]:
+            self._wake.release()
 
-    def _serve(self) -> None:
+    def _work(self) -> None:
         while True:
-            self._wake.acquire()
-            team, rank, num_ranks, end = self._rank
-            try:
-                MEMBER.run(team, 0, rank, num_ranks)
-            finally:
-                if end:
-                    end.set()
+            SERVE.run(self._own_address, 0, 0, 0)
+            if not self._own_words[REPORTED]:
+                self._wake.acquire()
+            elif self._end:
+                self._end.set()
 
 
 _idle: list[_Worker] = []  # that wait for a rank
@@ -125,7 +169,7 @@ def run_team(
     interrupted while it watches, it calls stop() and still waits for the kernel to end, because the kernel works on
     memory that the caller is about to release.
     """
-    code, _ = kernel.address, MEMBER.address  # compiled here, not in a rank
+    code, *_ = kernel.address, MEMBER.address, SERVE.address, CLAIM.address  # compiled here, not in a rank
     workers = _workers(num_ranks if watch else num_ranks - 1)
     if not workers:
         kernel.run(work, 0, 0, 1)

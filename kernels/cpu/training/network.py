@@ -45,10 +45,9 @@ from .sparse import BATCH, SparseChoice, add_builds
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-# Operations of a pass of `evaluate` or `predict` that are worth a thread, which begins after some 15 us, and whose
-# results go from cache to cache: 32 rows of 784-256-128-10 (15 MFLOP) took 92 us on two threads and 81 on one, 64 rows
-# 126 and 145.
-PASS_FLOPS = 1.2e7
+# Operations of a pass of `evaluate` or `predict` that are worth a thread, whose results go from cache to cache: 32 rows
+# of 784-256-128-10 (15 MFLOP) take as long on two threads as on one, 48 rows 0.8 of it.
+PASS_FLOPS = 8e6
 ROW_NUMBERS = np.dtype(np.uint32)  # the dtype of an order of rows, unless it needs int64
 SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
 # Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next

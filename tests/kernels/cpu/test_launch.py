@@ -1,11 +1,13 @@
 """Launches from several threads, after forks, and beside other users of threads: always the same bits."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from fastopt.kernels import cpu
 from fastopt.kernels.cpu.optim import plan
 from fastopt.kernels.cpu.runtime import launch, teams
-from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, atomic_add
 from fastopt.kernels.cpu.training import network, program
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps, Update
@@ -560,6 +563,39 @@ def test_threads_of_teams_are_kept_for_the_next_call(monkeypatch, long):
         assert fit(STEPS, threads, monkeypatch) == expected
     assert threading.active_count() == before
     assert set(teams._idle) == set(kept)
+
+
+def _count(work, step, rank, num_ranks):
+    atomic_add(work, 1 + 1000 * rank)
+
+
+@pytest.mark.parametrize("looks", [1, teams.SPINS + teams.YIELDS])
+def test_no_rank_is_lost_as_workers_fall_asleep(monkeypatch, looks):
+    """Teams of several threads come at random times, before, while and after workers begin to wait for the lock."""
+    monkeypatch.setattr(teams, "SPINS", min(looks, teams.SPINS))
+    monkeypatch.setattr(teams, "YIELDS", looks - teams.SPINS)
+    if not INTERPRETED:
+        monkeypatch.setattr(teams, "SERVE", Kernel(teams._serve, f"serve_after_{looks}"))
+    monkeypatch.setattr(teams, "_idle", [])
+    kernel, sums = Kernel(_count, "count"), {}
+
+    def run(seed):
+        rng, counter, expected = random.Random(seed), np.zeros(1, np.int64), 0
+        for _ in range(20 if INTERPRETED else 400):
+            ranks, watch = rng.choice([2, 3]), (lambda: None) if rng.random() < 0.1 else None
+            teams.run_team(kernel, address_of(counter), ranks, watch)
+            expected += sum(1 + 1000 * rank for rank in range(ranks))
+            end = time.perf_counter() + rng.random() * (1e-5 if looks == 1 else 4e-4)
+            while time.perf_counter() < end:
+                pass
+        sums[seed] = counter[0] == expected
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sums == dict.fromkeys(range(3), True)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
