@@ -3,10 +3,10 @@
 Between two phases lies a barrier of 0.03 to 0.4 us instead of a launch of 2 us or more. A team needs no threading
 layer, so it works after a fork, and any number of Python threads may have one at the same time.
 
-Threads are kept for the next call. They look for it some 300 us, then wait for a lock, after whose release they begin 12
-us later on one machine (Zen 5) and 60 to 150 on another (Zen 3), where a hypervisor wakes the processor: a team of two
-that does nothing took 65 to 150 us there with the lock alone, and takes 6. With new threads for each call, `predict` of
-64 rows took 475 us on two threads for 126.
+Threads are kept for the next call. They look for it some 300 us, then wait for a lock, after whose release they begin
+12 us later on one machine (Zen 5) and 60 to 150 on another (Zen 3), where a hypervisor wakes the processor: there a
+team of two that does nothing took 65 to 150 us with the lock alone, and takes 6. With new threads for each call,
+`predict` of 64 rows took 475 us on two threads for 126.
 """
 
 from __future__ import annotations
