@@ -645,7 +645,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|penalty|finish|judge|after_step|measure_columns|column_squares_.*|magnitudes_.*"
+        r"run_program|member|serve|claim|shuffle|total|penalty|finish|judge|after_step|measure_columns|column_squares_.*|magnitudes_.*"
         r"|(share|constraint)_.*|update_.*_averaging_.*"
         r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|slope_rows|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_(combine|penalties)_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",

@@ -271,7 +271,7 @@ def test_balanced_classes_are_those_of_weights():
         ({"solver": "newton"}, "unknown solver 'newton'"),
         ({"hidden_layer_sizes": (3, 0)}, "hidden_layer_sizes must be > 0"),
         ({"learning_rate": "fast"}, "unknown learning_rate"),
-        ({"activation": "swish"}, "unknown activation"),
+        ({"activation": "snake"}, "unknown activation"),
         ({"hidden_layer_sizes": (3, 2.5)}, "hidden_layer_sizes must be a whole number; got 2.5"),
         ({"hidden_layer_sizes": "5"}, "hidden_layer_sizes must be a whole number; got '5'"),
         ({"alpha": -1}, "alpha must be at least 0"),
