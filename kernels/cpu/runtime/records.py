@@ -89,7 +89,6 @@ WORKER = _record(
     "reports",  # 1: the thread goes back to Python after the rank
     "reported",  # 1: it has gone back so; 0: it has fallen asleep
     "member",  # code
-    "yield_cpu",  # code
 )
 
 # Programs that wait to be run, each by one rank: see queue.py.

@@ -3,7 +3,7 @@
 Between two phases lies a barrier of 0.03 to 0.4 us instead of a launch of 2 us or more. A team needs no threading
 layer, so it works after a fork, and any number of Python threads may have one at the same time.
 
-Threads are kept for the next call. They look for it some 300 us, then wait for a lock, after whose release they begin
+Threads are kept for the next call. They look for it some 100 us, then wait for a lock, after whose release they begin
 12 us later on one machine (Zen 5) and 60 to 150 on another (Zen 3), where a hypervisor wakes the processor: there a
 team of two that does nothing took 65 to 150 us with the lock alone, and takes 6. With new threads for each call,
 `predict` of 64 rows took 475 us on two threads for 126.
@@ -28,7 +28,7 @@ from .records import TEAM, WORKER, fill, offset, read, word_of, words_of
 log = logging.getLogger("fastopt")
 
 SPINS = 400  # reads of a word before the processor is yielded, some 10 us
-YIELDS = 0 if INTERPRETED else 1000  # before a thread that waits for a rank falls asleep, some 300 us
+LOOKS = 0 if INTERPRETED else 4000  # before a thread that waits for a rank falls asleep, some 100 us
 KERNEL, WORK, ENDED = (word_of(TEAM, name) for name in ("kernel", "work", "ended"))
 ENDED_OFFSET = offset(TEAM, "ended")
 CLAIMS = offset(WORKER, "claims")
@@ -72,14 +72,12 @@ def _serve(work, step, rank, num_ranks):
     """The ranks that a worker is given, one after the other, without Python in between, until none comes."""
     w = read(work, WORKER)
     while True:
-        # look for a rank
+        # look for a rank, without yields: each might take as long as threads that wait for the processor like
         spins = 0
         while atomic_load(work + CLAIMS) == 0:
             spins += 1
-            if spins < SPINS:
+            if spins < LOOKS:
                 relax()
-            elif spins < SPINS + YIELDS:
-                call_int(w.yield_cpu)
             elif atomic_add(work + CLAIMS, 1) == 0:
                 # fall asleep: the team that adds to this 1 releases the lock
                 w.reported = 0
@@ -110,7 +108,7 @@ class _Worker:
     def __init__(self) -> None:
         self.record = fill(TEAM, yield_cpu=yield_address())  # of a team whose first worker this is
         self.words, self.address = words_of(self.record), address_of(self.record)
-        self._own = fill(WORKER, member=MEMBER.address, yield_cpu=yield_address())
+        self._own = fill(WORKER, member=MEMBER.address)
         self._own_words, self._own_address = words_of(self._own), address_of(self._own)
         self._wake = threading.Lock()
         self._wake.acquire()
