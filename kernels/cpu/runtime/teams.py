@@ -5,7 +5,7 @@ layer, so it works after a fork, and any number of Python threads may have one a
 
 Threads are kept for the next call. They look for it some 100 us, then wait for a lock, after whose release they begin
 12 us later on one machine (Zen 5) and 60 to 150 on another (Zen 3), where a hypervisor wakes the processor: there a
-team of two that does nothing took 65 to 150 us with the lock alone, and takes 6. With new threads for each call,
+team of two that does nothing took 65 to 150 us with the lock alone, and takes 6 to 14. With new threads for each call,
 `predict` of 64 rows took 475 us on two threads for 126.
 """
 
@@ -125,7 +125,12 @@ class _Worker:
 
     def _work(self) -> None:
         while True:
-            SERVE.run(self._own_address, 0, 0, 0)
+            try:
+                SERVE.run(self._own_address, 0, 0, 0)
+            except BaseException:  # of an interpreted kernel: whoever watches waits for the end
+                if self._end:
+                    self._end.set()
+                raise
             if not self._own_words[REPORTED]:
                 self._wake.acquire()
             elif self._end:

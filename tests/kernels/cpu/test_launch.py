@@ -597,6 +597,22 @@ def test_no_rank_is_lost_as_workers_fall_asleep(monkeypatch, looks):
     assert sums == dict.fromkeys(range(3), True)
 
 
+def _fail(work, step, rank, num_ranks):
+    raise ValueError("no phase")
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="compiled kernels raise nothing")
+def test_ranks_that_raise_do_not_keep_their_caller_waiting(monkeypatch):
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", lambda error: raised.append(str(error.exc_value)))
+    monkeypatch.setattr(teams, "_idle", [])
+    caller = threading.Thread(target=teams.run_team, args=(Kernel(_fail, "fail"), 0, 2, lambda: None), daemon=True)
+    caller.start()
+    caller.join(20)
+    assert not caller.is_alive()
+    assert raised == ["no phase"] * 2
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_interruption_ends_at_a_batch(monkeypatch, kind, threads):
